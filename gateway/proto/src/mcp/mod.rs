@@ -1,0 +1,3 @@
+//! MCP itself: revisions, header rules, sessions, streams.
+
+pub mod version;

@@ -1,0 +1,281 @@
+//! The contract between the client's half of the gateway and a tool server's half.
+//!
+//! The client's half (sessions, streams, HTTP) hands calls to an [`Upstream`];
+//! what comes back is written into an [`Events`] queue. Both sides speak in raw
+//! JSON text, so a message that is only passed on is never re-serialised. The
+//! embedded server is one implementor; HTTP and stdio upstreams are others.
+//!
+//! Invariants:
+//! - Every [`Call`] gets exactly one [`Event::Answer`], unless it is cancelled.
+//! - Events of one call come in order; an answer is its last event.
+//! - An upstream never blocks and never reads a clock: it is told `now` and says
+//!   in [`Upstream::poll_timeout`] when it wants to be called again.
+
+use std::ops::Range;
+
+use crate::clock::Millis;
+use crate::mcp::version::ProtocolVersion;
+
+/// One client session (legacy era), unique within its shard for the process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey(pub u64);
+
+/// One client request in flight, unique within its shard for the process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallKey(pub u64);
+
+/// One server-to-client request, chosen by the upstream and unique within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AskKey(pub u64);
+
+/// For whom a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A legacy session; it was announced by [`Upstream::open_session`].
+    Session(SessionKey),
+    /// A modern request: it carries all its context in `params._meta`.
+    Stateless,
+}
+
+/// A client request on its way to an upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Names the call in every event that answers it.
+    pub key: CallKey,
+    /// For whom.
+    pub caller: Caller,
+    /// The revision in force for this request.
+    pub version: ProtocolVersion,
+    /// The JSON-RPC id as the client wrote it (raw JSON: a number or a quoted string).
+    pub id: &'a [u8],
+    /// The method, unescaped.
+    pub method: &'a str,
+    /// The raw JSON text of `params` (always an object), if present.
+    pub params: Option<&'a [u8]>,
+    /// `params.name`, unescaped, where it is present: the tool's or prompt's name.
+    pub name: Option<&'a str>,
+}
+
+/// A client notification on its way to an upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct Notification<'a> {
+    /// For whom.
+    pub caller: Caller,
+    /// The method, unescaped.
+    pub method: &'a str,
+    /// The raw JSON text of `params`, if present.
+    pub params: Option<&'a [u8]>,
+}
+
+/// How a JSON-RPC request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The body is the JSON text of `result`.
+    Result,
+    /// The body is the JSON text of the `error` object, whose `code` is given.
+    Error(i32),
+}
+
+/// To whom a notification goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The stream of this call.
+    Call(CallKey),
+    /// The session's standing stream (GET), or any stream that is open.
+    Session(SessionKey),
+}
+
+/// What an upstream wants done. Byte ranges point into [`Events::bytes`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A call has ended.
+    Answer {
+        /// Which call.
+        call: CallKey,
+        /// Result or error.
+        outcome: Outcome,
+        /// The JSON text of the `result` value or the `error` object.
+        body: Range<usize>,
+    },
+    /// A notification for the client: one whole JSON-RPC message.
+    Notify {
+        /// Whose.
+        target: Target,
+        /// The message.
+        message: Range<usize>,
+    },
+    /// A request of the server to the client (sampling, elicitation, roots, ping). Legacy era only.
+    Ask {
+        /// The name under which [`Upstream::handle_reply`] will bring the reply.
+        ask: AskKey,
+        /// The session that is asked.
+        session: SessionKey,
+        /// The call on whose stream the request travels, if it belongs to one.
+        call: Option<CallKey>,
+        /// The method's name.
+        method: Range<usize>,
+        /// The JSON text of `params`, empty if there are none.
+        params: Range<usize>,
+    },
+    /// End this call's HTTP stream now, though the call goes on: the client
+    /// comes back for the rest with Last-Event-ID (MCP 2025-11-25, SSE polling).
+    CloseStream {
+        /// Which call.
+        call: CallKey,
+        /// The `retry:` to send first, in milliseconds.
+        retry_ms: u64,
+    },
+    /// For the same upstream on every other shard: see [`Upstream::handle_sibling`].
+    Siblings {
+        /// What the siblings are told. Only the upstream understands it.
+        message: Range<usize>,
+    },
+}
+
+/// Queue of an upstream's events with one byte arena, reused from turn to turn.
+#[derive(Debug, Default)]
+pub struct Events {
+    list: Vec<Event>,
+    arena: Vec<u8>,
+}
+
+impl Events {
+    /// An empty queue.
+    pub fn new() -> Events {
+        Events::default()
+    }
+
+    /// True if nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The events in order of their making.
+    pub fn list(&self) -> &[Event] {
+        &self.list
+    }
+
+    /// The bytes a range of an event stands for.
+    pub fn bytes(&self, range: &Range<usize>) -> &[u8] {
+        &self.arena[range.clone()]
+    }
+
+    /// Forgets all events and keeps the memory, up to 256 KiB of it.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.arena.clear();
+        self.arena.shrink_to(ARENA_KEPT_BYTES_MAX);
+    }
+
+    /// A call's result; `write` appends the JSON text of the `result` value.
+    pub fn result(&mut self, call: CallKey, write: impl FnOnce(&mut Vec<u8>)) {
+        let body = self.write(write);
+        self.list.push(Event::Answer { call, outcome: Outcome::Result, body });
+    }
+
+    /// A call's error; `write` appends the JSON text of the `error` object.
+    pub fn error(&mut self, call: CallKey, code: i32, write: impl FnOnce(&mut Vec<u8>)) {
+        let body = self.write(write);
+        self.list.push(Event::Answer { call, outcome: Outcome::Error(code), body });
+    }
+
+    /// A notification; `write` appends the whole JSON-RPC message.
+    pub fn notify(&mut self, target: Target, write: impl FnOnce(&mut Vec<u8>)) {
+        let message = self.write(write);
+        self.list.push(Event::Notify { target, message });
+    }
+
+    /// A request to the client; `write_params` appends the JSON text of `params`, or nothing.
+    pub fn ask(
+        &mut self,
+        ask: AskKey,
+        session: SessionKey,
+        call: Option<CallKey>,
+        method: &str,
+        write_params: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let method = self.write(|buffer| buffer.extend_from_slice(method.as_bytes()));
+        let params = self.write(write_params);
+        self.list.push(Event::Ask { ask, session, call, method, params });
+    }
+
+    /// Ends a call's HTTP stream while the call goes on.
+    pub fn close_stream(&mut self, call: CallKey, retry_ms: u64) {
+        self.list.push(Event::CloseStream { call, retry_ms });
+    }
+
+    /// A message for the same upstream on the other shards.
+    pub fn siblings(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let message = self.write(write);
+        self.list.push(Event::Siblings { message });
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
+        let start = self.arena.len();
+        write(&mut self.arena);
+        start..self.arena.len()
+    }
+}
+
+/// Arena memory kept from one turn to the next.
+const ARENA_KEPT_BYTES_MAX: usize = 256 * 1024;
+
+/// What an upstream says of itself in `initialize` and `server/discover`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// JSON text of the `capabilities` object for the given revision.
+    pub capabilities: String,
+    /// `instructions`, if any.
+    pub instructions: Option<String>,
+}
+
+/// A tool server as the gateway sees it. Sans-IO; one instance per shard.
+pub trait Upstream {
+    /// What `initialize` (legacy) or `server/discover` (modern) should say in `version`.
+    fn describe(&self, version: ProtocolVersion) -> Description;
+
+    /// A legacy session begins. `client_capabilities` is the raw JSON object of `initialize`.
+    fn open_session(
+        &mut self,
+        session: SessionKey,
+        version: ProtocolVersion,
+        client_capabilities: &[u8],
+    );
+
+    /// A legacy session has ended; its calls were cancelled before.
+    fn close_session(&mut self, session: SessionKey);
+
+    /// A client request. Its answer may come at once or in a later step.
+    fn handle_call(&mut self, call: &Call<'_>, now: Millis, events: &mut Events);
+
+    /// A client notification other than `initialized` and `cancelled`.
+    fn handle_notification(
+        &mut self,
+        notification: &Notification<'_>,
+        now: Millis,
+        events: &mut Events,
+    );
+
+    /// The client's reply to an [`Event::Ask`]: the JSON text of `result` or of the `error` object.
+    fn handle_reply(
+        &mut self,
+        ask: AskKey,
+        outcome: Outcome,
+        body: &[u8],
+        now: Millis,
+        events: &mut Events,
+    );
+
+    /// The client gave the call up (`notifications/cancelled`, or in the modern
+    /// era a closed stream), or its session ended. No answer is expected any more.
+    fn cancel(&mut self, call: CallKey, now: Millis, events: &mut Events);
+
+    /// What a sibling on another shard sent by [`Event::Siblings`].
+    fn handle_sibling(&mut self, message: &[u8], now: Millis, events: &mut Events);
+
+    /// When [`Upstream::handle_timeout`] wants to be called next.
+    fn poll_timeout(&self) -> Option<Millis>;
+
+    /// Time has reached [`Upstream::poll_timeout`].
+    fn handle_timeout(&mut self, now: Millis, events: &mut Events);
+}

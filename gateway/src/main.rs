@@ -1,0 +1,4 @@
+//! The `shardgate` command.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Thread-per-core runtime: placement, executors, data rings, buffers, mesh and timers. Knows no MCP.
