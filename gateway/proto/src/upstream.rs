@@ -11,6 +11,7 @@
 //! - An upstream never blocks and never reads a clock: it is told `now` and says
 //!   in [`Upstream::poll_timeout`] when it wants to be called again.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::clock::Millis;
@@ -185,6 +186,20 @@ impl Events {
         self.list.push(Event::Notify { target, message });
     }
 
+    /// One notification for many; the message is written once.
+    pub fn notify_all(
+        &mut self,
+        targets: impl IntoIterator<Item = Target>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let mut targets = targets.into_iter().peekable();
+        if targets.peek().is_none() {
+            return;
+        }
+        let message = self.write(write);
+        self.list.extend(targets.map(|target| Event::Notify { target, message: message.clone() }));
+    }
+
     /// A request to the client; `write_params` appends the JSON text of `params`, or nothing.
     pub fn ask(
         &mut self,
@@ -229,10 +244,40 @@ pub struct Description {
     pub instructions: Option<String>,
 }
 
+/// What sort of value an argument that is mirrored in a header holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderParameterKind {
+    /// A JSON string.
+    String,
+    /// A JSON number without fraction.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+}
+
+/// A tool's argument that its schema mirrors in `Mcp-Param-<header>`
+/// (MCP 2026-07-28, tools, `x-mcp-header`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderParameter {
+    /// The argument's name.
+    pub argument: Cow<'static, str>,
+    /// What follows `Mcp-Param-` in the header's name; compared without case.
+    pub header: Cow<'static, str>,
+    /// What it holds.
+    pub kind: HeaderParameterKind,
+}
+
 /// A tool server as the gateway sees it. Sans-IO; one instance per shard.
 pub trait Upstream {
     /// What `initialize` (legacy) or `server/discover` (modern) should say in `version`.
     fn describe(&self, version: ProtocolVersion) -> Description;
+
+    /// The arguments of a tool that headers mirror; empty for most tools.
+    fn header_parameters(&self, tool: &str) -> &[HeaderParameter];
+
+    /// The gateway is going down: calls that never end by themselves
+    /// (`subscriptions/listen`) get their final answers now.
+    fn end_standing_calls(&mut self, events: &mut Events);
 
     /// A legacy session begins. `client_capabilities` is the raw JSON object of `initialize`.
     fn open_session(

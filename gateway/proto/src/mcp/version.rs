@@ -44,8 +44,8 @@ impl ProtocolVersion {
     pub const ASSUMED: ProtocolVersion = ProtocolVersion::V2025_03_26;
 
     /// The revision with this name, or `None` if it isn't spoken here.
-    pub fn parse(name: &str) -> Option<ProtocolVersion> {
-        ProtocolVersion::ALL.into_iter().find(|version| version.as_str() == name)
+    pub fn parse(name: &[u8]) -> Option<ProtocolVersion> {
+        ProtocolVersion::ALL.into_iter().find(|version| version.as_str().as_bytes() == name)
     }
 
     /// The name on the wire, such as `2025-11-25`.
