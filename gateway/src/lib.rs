@@ -1,4 +1,10 @@
 //! Shardgate: a thread-per-core gateway for the Model Context Protocol.
 #![forbid(unsafe_code)]
 
-pub mod embedded;
+pub mod banner;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod logging;
+pub mod metrics;
+pub mod session_table;

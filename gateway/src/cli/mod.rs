@@ -1,0 +1,222 @@
+//! The command line: what may be said, and with which exit code it ends.
+//!
+//! Invariants:
+//! - Each kind of failure has its own exit code; scripts may rely on them.
+//! - What was asked for goes to standard output, all else to standard error.
+
+mod arguments;
+mod status;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config::{Config, Overrides};
+use crate::logging::{self, Style};
+use arguments::{CheckArgs, Command, CommandLine, ServeArgs, StatusArgs};
+
+/// It did what it should.
+pub const EXIT_OK: u8 = 0;
+/// The gateway failed while it started or ran, or a second signal cut its drain short.
+pub const EXIT_FAILURE: u8 = 1;
+/// The command line makes no sense; clap uses this code too.
+pub const EXIT_USAGE: u8 = 2;
+/// The configuration is not usable.
+pub const EXIT_CONFIG: u8 = 3;
+/// The admin server can't be reached, or what answers there is none.
+pub const EXIT_UNREACHABLE: u8 = 4;
+
+/// Does what the command line says. `serve` runs the gateway until it has stopped; by
+/// then logging has been started.
+pub fn run<E: Error>(
+    arguments: impl IntoIterator<Item = OsString>,
+    serve: impl FnOnce(Config) -> Result<(), E>,
+) -> ExitCode {
+    let line = match CommandLine::try_parse_from(with_default_command(arguments)) {
+        Ok(line) => line,
+        Err(error) => {
+            // clap sends help to standard output and mistakes to standard error.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE).into();
+        }
+    };
+    let code = match line.command {
+        Command::Serve(arguments) => run_serve(arguments, serve),
+        Command::Check(arguments) => run_check(&arguments),
+        Command::Status(arguments) => run_status(&arguments),
+        Command::Version => say(&format!("shardgate {}\n", env!("CARGO_PKG_VERSION"))),
+    };
+    code.into()
+}
+
+/// `shardgate` alone, or with flags of `serve` only, means `shardgate serve`.
+fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_for_serve = match arguments.get(1).and_then(|first| first.to_str()) {
+        None => arguments.len() < 2,
+        Some("-h" | "--help" | "-V" | "--version") => false,
+        Some(first) => first.starts_with('-'),
+    };
+    if is_for_serve {
+        arguments.insert(1.min(arguments.len()), "serve".into());
+    }
+    arguments
+}
+
+fn run_serve<E: Error>(arguments: ServeArgs, serve: impl FnOnce(Config) -> Result<(), E>) -> u8 {
+    let (path, overrides) = arguments.into_parts();
+    let config = match load(path.as_deref(), &overrides) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let style = match logging::start(&config.log) {
+        Ok(style) => style,
+        Err(error) => return fail(EXIT_FAILURE, &error),
+    };
+    match serve(config) {
+        Ok(()) => EXIT_OK,
+        Err(error) if style == Style::Json => {
+            tracing::error!(event = "failed", error = chain(&error), "shardgate has failed");
+            EXIT_FAILURE
+        }
+        Err(error) => fail(EXIT_FAILURE, &error),
+    }
+}
+
+fn run_check(arguments: &CheckArgs) -> u8 {
+    let (path, overrides) = arguments.clone().settings.into_parts();
+    let config = match load(path.as_deref(), &overrides) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if arguments.print {
+        return match toml::to_string(&config) {
+            Ok(text) => say(&text),
+            Err(error) => fail(EXIT_FAILURE, &error),
+        };
+    }
+    let name = path.map_or_else(|| "the default".to_owned(), |path| path.display().to_string());
+    let mut text = format!("{name}: the configuration is sound\n");
+    for remark in remarks(&config) {
+        text.push_str(&format!("note: {remark}\n"));
+    }
+    say(&text)
+}
+
+/// What is allowed but may not be meant.
+fn remarks(config: &Config) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let is_star = |list: &Option<Vec<String>>| {
+        list.as_ref().is_some_and(|entries| entries.iter().any(|entry| entry == "*"))
+    };
+    if is_star(&config.listen.allowed_hosts) {
+        remarks.push(
+            "listen.allowed_hosts accepts every name: no protection against DNS rebinding"
+                .to_owned(),
+        );
+    }
+    if is_star(&config.listen.allowed_origins) {
+        remarks.push("listen.allowed_origins accepts pages of every site".to_owned());
+    }
+    if !config.admin.address.ip().is_loopback() {
+        remarks.push(format!(
+            "the admin server at {} asks for no login: keep other machines away from it",
+            config.admin.address
+        ));
+    }
+    if config.session.secret_file.is_none() && config.session.secret_env.is_none() {
+        remarks.push(
+            "no session secret is given: each start draws a random one, and sessions end with it"
+                .to_owned(),
+        );
+    }
+    remarks
+}
+
+fn run_status(arguments: &StatusArgs) -> u8 {
+    match status::fetch(&arguments.admin) {
+        Ok(answer) if arguments.json => say(&answer.json),
+        Ok(answer) => say(&status::table(&answer.report)),
+        Err(error) => fail(EXIT_UNREACHABLE, &error),
+    }
+}
+
+/// A configuration that is usable, its secret included; otherwise the exit code, after saying why.
+fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, u8> {
+    let config = Config::load(path, overrides).map_err(|error| fail(EXIT_CONFIG, &error))?;
+    config.session_secret().map_err(|error| fail(EXIT_CONFIG, &error))?;
+    Ok(config)
+}
+
+fn say(text: &str) -> u8 {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => EXIT_OK,
+        // `shardgate status | head` is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_OK,
+        Err(error) => fail(EXIT_FAILURE, &error),
+    }
+}
+
+fn fail(code: u8, error: &dyn Error) -> u8 {
+    let red = anstyle::AnsiColor::Red.on_default().bold();
+    anstream::eprintln!("{red}error:{red:#} {}", chain(error));
+    code
+}
+
+/// The error and its causes in one line of text.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn flags_alone_mean_serve() {
+        for (line, expected) in [
+            ("shardgate", "shardgate serve"),
+            ("shardgate --shards 2", "shardgate serve --shards 2"),
+            ("shardgate --help", "shardgate --help"),
+            ("shardgate -V", "shardgate -V"),
+            ("shardgate status --json", "shardgate status --json"),
+            ("shardgate nonsense", "shardgate nonsense"),
+        ] {
+            assert_eq!(with_default_command(words(line)), words(expected));
+        }
+    }
+
+    #[test]
+    fn causes_follow_the_error() {
+        let path = Path::new("no/such.toml");
+        let error = Config::load(Some(path), &Overrides::default()).unwrap_err();
+        let text = chain(&error);
+        assert!(text.starts_with("read configuration file no/such.toml: No such file"), "{text}");
+    }
+
+    #[test]
+    fn remarks_are_for_what_is_open() {
+        let mut config = Config::default();
+        assert_eq!(remarks(&config).len(), 1, "only the secret");
+        config.listen.allowed_hosts = Some(vec!["*".to_owned()]);
+        config.listen.allowed_origins = Some(vec!["*".to_owned()]);
+        config.admin.address = std::net::SocketAddr::from(([0, 0, 0, 0], 9090));
+        config.session.secret_env = Some("KEY".to_owned());
+        assert_eq!(remarks(&config).len(), 3);
+    }
+}

@@ -1,0 +1,502 @@
+//! Every key of the configuration: kind, range, default, meaning.
+//!
+//! The table serves the checks (unknown keys, kinds, ranges), the command line's
+//! range check and the reference in `docs/configuration.md`.
+//!
+//! Invariant: the table and the fields of [`super::Config`] are the same set, and
+//! each default here is the one `Config::default()` has. Tests hold both.
+
+use std::fmt;
+
+/// What kind of value a key takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number within bounds, both inclusive.
+    Integer {
+        /// Least.
+        min: u64,
+        /// Greatest.
+        max: u64,
+        /// What is counted.
+        unit: Unit,
+    },
+    /// `true` or `false`.
+    Boolean,
+    /// A text.
+    Text,
+    /// A list of texts.
+    TextList,
+    /// A text or a list of texts.
+    TextOrList,
+    /// A text or a whole number.
+    TextOrInteger,
+}
+
+/// What an integer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Milliseconds.
+    Milliseconds,
+    /// Things.
+    Count,
+    /// Things whose number must be a power of two.
+    PowerOfTwo,
+    /// Bytes that must be a power of two.
+    BytesPowerOfTwo,
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// `section.key`
+    pub path: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// The default as TOML text; empty if the key is not set by default.
+    pub default: &'static str,
+    /// What it does, for the reference.
+    pub meaning: &'static str,
+}
+
+impl Key {
+    /// The part before the dot.
+    pub fn section(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(section, _)| section)
+    }
+
+    /// The part behind the dot.
+    pub fn name(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(_, name)| name)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Integer { min, max, unit } => {
+                write!(formatter, "a whole number {unit}from {min} to {max}")
+            }
+            Kind::Boolean => formatter.write_str("true or false"),
+            Kind::Text => formatter.write_str("a text in quotes"),
+            Kind::TextList => formatter.write_str("a list of texts, such as [\"a\", \"b\"]"),
+            Kind::TextOrList => formatter.write_str("a text in quotes, or a list of texts"),
+            Kind::TextOrInteger => formatter.write_str("\"auto\" or a whole number"),
+        }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Unit::Bytes => "of bytes ",
+            Unit::Milliseconds => "of milliseconds ",
+            Unit::Count => "",
+            Unit::PowerOfTwo => "that is a power of two, ",
+            Unit::BytesPowerOfTwo => "of bytes that is a power of two, ",
+        })
+    }
+}
+
+impl Unit {
+    /// Whether only powers of two will do.
+    pub fn wants_power_of_two(self) -> bool {
+        matches!(self, Unit::PowerOfTwo | Unit::BytesPowerOfTwo)
+    }
+}
+
+/// The key with this path.
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The bounds of an integer key.
+///
+/// # Panics
+/// If the table has no such integer key: that is a programming error.
+pub fn range(path: &str) -> std::ops::RangeInclusive<u64> {
+    match find(path).map(|key| key.kind) {
+        Some(Kind::Integer { min, max, .. }) => min..=max,
+        other => panic!("{path} is no integer key: {other:?}"),
+    }
+}
+
+/// Names and meanings of the sections, in the reference's order.
+pub const SECTIONS: [(&str, &str); 9] = [
+    ("node", "Who this node is."),
+    ("listen", "Where clients connect, and by which names they may call the gateway."),
+    (
+        "admin",
+        "The admin server: `/metrics`, `/api/v1/status`, `/healthz`, `/readyz` and a web page.",
+    ),
+    ("shards", "How many cores work."),
+    ("ring", "Sizes of each shard's io_uring data ring. The defaults suit most machines."),
+    (
+        "limits",
+        "Every bound. What a full limit refuses gets an answer that names the limit, 429 or 503 with `Retry-After` where it is worth trying again; a timeout or a reader that is too slow ends the connection. docs/operations.md lists them all.",
+    ),
+    ("session", "How session ids are protected."),
+    ("embedded", "The tool server that is built in."),
+    ("log", "Logging, always to standard error."),
+];
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const MINUTE: u64 = 60_000;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+const fn integer(
+    path: &'static str,
+    (min, max, unit): (u64, u64, Unit),
+    default: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key { path, kind: Kind::Integer { min, max, unit }, default, meaning }
+}
+
+const fn other(
+    path: &'static str,
+    kind: Kind,
+    default: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key { path, kind, default, meaning }
+}
+
+use Unit::{Bytes, BytesPowerOfTwo, Count, Milliseconds, PowerOfTwo};
+
+/// The table.
+pub const KEYS: &[Key] = &[
+    other(
+        "node.name",
+        Kind::Text,
+        "",
+        "The node's name, 1 to 16 of the characters `a`-`z`, `0`-`9` and `-`. Session ids begin with it, so a load balancer can route by it; it must be unique in a cluster. Default: made from the host's name, or `local`.",
+    ),
+    other(
+        "listen.address",
+        Kind::TextOrList,
+        "\"127.0.0.1:8080\"",
+        "Address or addresses for clients, `IP:PORT`, at most 16. Every shard listens on each of them (SO_REUSEPORT). Port 0 takes a free one, which the ready line tells.",
+    ),
+    other(
+        "listen.allowed_hosts",
+        Kind::TextList,
+        "",
+        "Names by which clients may call this gateway (`Host` header). An entry without a port matches every port; `\"*\"` accepts all names and turns the protection against DNS rebinding off. Default: loopback names and addresses with any port. It must be given when an address is not on loopback.",
+    ),
+    other(
+        "listen.allowed_origins",
+        Kind::TextList,
+        "",
+        "Web origins whose pages may use this gateway (`Origin` header), such as `https://app.example.com`; `\"*\"` accepts all. Requests without `Origin` come from no browser and are not affected. Default: loopback origins while listening on loopback only; none otherwise.",
+    ),
+    other(
+        "admin.address",
+        Kind::Text,
+        "\"127.0.0.1:9090\"",
+        "Address of the admin server. It asks for no login, so keep it on loopback or on a closed network.",
+    ),
+    other(
+        "admin.allowed_hosts",
+        Kind::TextList,
+        "",
+        "Names by which the admin server may be called, as in `listen.allowed_hosts`. Default: loopback names. It must be given when the address is not on loopback.",
+    ),
+    other(
+        "shards.count",
+        Kind::TextOrInteger,
+        "\"auto\"",
+        "Number of shards, 1 to 1024; each is one thread pinned to one cpu. `\"auto\"` takes every cpu the process may use.",
+    ),
+    integer(
+        "ring.submission_entries",
+        (64, 32_768, PowerOfTwo),
+        "4096",
+        "Entries of the submission queue.",
+    ),
+    integer(
+        "ring.completion_entries",
+        (128, 65_536, PowerOfTwo),
+        "16384",
+        "Entries of the completion queue; not fewer than `ring.submission_entries`.",
+    ),
+    integer(
+        "ring.buffers",
+        (16, 32_768, PowerOfTwo),
+        "2048",
+        "Receive buffers that all connections of a shard share. An idle connection holds none.",
+    ),
+    integer(
+        "ring.buffer_bytes",
+        (512, 64 * KIB, BytesPowerOfTwo),
+        "4096",
+        "Size of one receive buffer. Memory per shard: `ring.buffers` times this.",
+    ),
+    integer(
+        "limits.message_bytes_max",
+        (KIB, GIB, Bytes),
+        "16777216",
+        "Largest JSON-RPC message (HTTP body). Larger: 413.",
+    ),
+    integer(
+        "limits.header_bytes_max",
+        (KIB, 65_535, Bytes),
+        "16384",
+        "Largest request line and header block. Larger: 431.",
+    ),
+    integer(
+        "limits.json_depth_max",
+        (8, 128, Count),
+        "128",
+        "Deepest nesting of a message. Deeper: 400.",
+    ),
+    integer(
+        "limits.in_flight_per_session_max",
+        (1, 65_536, Count),
+        "64",
+        "Requests of one session that may wait for their answers at once. More: 429.",
+    ),
+    integer(
+        "limits.streams_per_session_max",
+        (1, 1_024, Count),
+        "16",
+        "SSE streams one session may have open. With so many, another GET without `Last-Event-ID` gets 429.",
+    ),
+    integer(
+        "limits.stream_backlog_events_max",
+        (1, 65_536, Count),
+        "256",
+        "Events kept per stream for replay by `Last-Event-ID`; the oldest go first.",
+    ),
+    integer(
+        "limits.stream_backlog_bytes_max",
+        (0, GIB, Bytes),
+        "262144",
+        "Bytes kept per stream for replay, and eight times that per session. The newest event is kept whatever its size.",
+    ),
+    integer(
+        "limits.stream_backlog_age_ms",
+        (0, DAY, Milliseconds),
+        "300000",
+        "How long an event is kept for replay.",
+    ),
+    integer(
+        "limits.sessions_max",
+        (1, 100_000_000, Count),
+        "1000000",
+        "Sessions of this node. More: 503.",
+    ),
+    integer(
+        "limits.connections_max",
+        (1, 100_000_000, Count),
+        "1000000",
+        "Open client connections of this node. More: 503 and closed.",
+    ),
+    integer(
+        "limits.idle_session_ms",
+        (1_000, 30 * DAY, Milliseconds),
+        "1800000",
+        "A session without request or open stream ends after this; clients then get 404 and begin anew.",
+    ),
+    integer(
+        "limits.idle_connection_ms",
+        (100, DAY, Milliseconds),
+        "300000",
+        "A connection without request or open stream is closed after this.",
+    ),
+    integer(
+        "limits.header_timeout_ms",
+        (100, HOUR, Milliseconds),
+        "10000",
+        "Time for a request's headers to arrive whole. Slower: 408 and closed.",
+    ),
+    integer(
+        "limits.body_timeout_ms",
+        (100, HOUR, Milliseconds),
+        "30000",
+        "Time for a request's body to arrive whole, on top of the time for its headers. Slower: 408 and closed.",
+    ),
+    integer(
+        "limits.slow_reader_bytes_max",
+        (4 * KIB, GIB, Bytes),
+        "1048576",
+        "Bytes of one stream that its client leaves unread. More for over a second, or 16 times that: the stream is closed; the client may resume it.",
+    ),
+    integer(
+        "limits.answer_patience_ms",
+        (10, HOUR, Milliseconds),
+        "1000",
+        "A call that has no answer by then is answered as a stream, so that it can show that it lives and be resumed.",
+    ),
+    integer(
+        "limits.heartbeat_ms",
+        (100, HOUR, Milliseconds),
+        "15000",
+        "A silent stream gets an SSE comment this often, so that nothing between cuts it. Below `limits.idle_connection_ms`.",
+    ),
+    integer(
+        "limits.sse_retry_ms",
+        (0, HOUR, Milliseconds),
+        "1000",
+        "How long clients should wait before they resume a stream (`retry:`).",
+    ),
+    integer(
+        "limits.drain_linger_ms",
+        (0, HOUR, Milliseconds),
+        "500",
+        "While draining, a connection without a request stays open for this long after its last one, in case the next one is on its way.",
+    ),
+    integer(
+        "limits.drain_deadline_ms",
+        (0, DAY, Milliseconds),
+        "30000",
+        "After SIGTERM or SIGINT: time for requests in flight to end.",
+    ),
+    other(
+        "session.secret_file",
+        Kind::Text,
+        "",
+        "File with the secret that signs session ids, 32 bytes or more; one line end behind it is ignored. Default: neither file nor variable; each start draws a random secret, and sessions do not outlive the process.",
+    ),
+    other(
+        "session.secret_env",
+        Kind::Text,
+        "",
+        "Name of the environment variable with that secret. Give this or `session.secret_file`, not both.",
+    ),
+    other(
+        "embedded.enabled",
+        Kind::Boolean,
+        "true",
+        "Offers the built-in tools, resources and prompts at `/mcp`. Must be true: this version knows no other upstream.",
+    ),
+    integer(
+        "embedded.page_entries",
+        (1, 1_000, Count),
+        "100",
+        "Entries on one page of the built-in lists; clients follow `nextCursor` for the rest.",
+    ),
+    other(
+        "log.format",
+        Kind::Text,
+        "\"auto\"",
+        "`\"human\"`, `\"json\"` (one object per line), or `\"auto\"`: human where standard error is a terminal, JSON otherwise.",
+    ),
+    other(
+        "log.level",
+        Kind::Text,
+        "\"info\"",
+        "`\"error\"`, `\"warn\"`, `\"info\"`, `\"debug\"`, `\"trace\"` or `\"off\"`; or by module: `\"info,shardgate::control=debug\"`.",
+    ),
+];
+
+/// The reference as Markdown: what `docs/configuration.md` holds.
+pub fn render_reference() -> String {
+    let mut page = String::from(REFERENCE_HEAD);
+    for (section, meaning) in SECTIONS {
+        page.push_str(&format!("\n## `[{section}]`\n\n{meaning}\n\n"));
+        page.push_str("| key | default | value | meaning |\n|---|---|---|---|\n");
+        for key in KEYS.iter().filter(|key| key.section() == section) {
+            let default = match key.default {
+                "" => "not set".to_owned(),
+                text => format!("`{text}`"),
+            };
+            let value = key.kind.to_string().replace('|', "\\|");
+            page.push_str(&format!(
+                "| `{}` | {default} | {value} | {} |\n",
+                key.name(),
+                key.meaning
+            ));
+        }
+    }
+    page
+}
+
+const REFERENCE_HEAD: &str = "\
+# Configuration
+
+Shardgate runs without any configuration. What you want otherwise goes into one TOML file,
+given by `shardgate serve --config shardgate.toml` (or `SHARDGATE_CONFIG`).
+`shardgate check --config shardgate.toml` says whether it is sound and, where not, names line,
+column and key. [shardgate.example.toml](shardgate.example.toml) is a file to begin with.
+
+What wins, strongest first: command line, environment, file, default.
+
+| flag of `serve` and `check` | variable | key |
+|---|---|---|
+| `--config` | `SHARDGATE_CONFIG` | |
+| `--listen` | `SHARDGATE_LISTEN` (comma-separated) | `listen.address` |
+| `--allow-host` | `SHARDGATE_ALLOW_HOST` (comma-separated) | `listen.allowed_hosts` |
+| `--allow-origin` | `SHARDGATE_ALLOW_ORIGIN` (comma-separated) | `listen.allowed_origins` |
+| `--admin` | `SHARDGATE_ADMIN` | `admin.address` |
+| `--node` | `SHARDGATE_NODE` | `node.name` |
+| `--shards` | `SHARDGATE_SHARDS` | `shards.count` |
+| `--log` | `SHARDGATE_LOG` | `log.format` |
+| `--log-level` | `SHARDGATE_LOG_LEVEL` | `log.level` |
+| `--drain-deadline-ms` | `SHARDGATE_DRAIN_DEADLINE_MS` | `limits.drain_deadline_ms` |
+
+Unknown keys are errors. Times are in milliseconds (`_ms`), sizes in bytes (`_bytes_max`).
+This page is rendered from the table in `gateway/src/config/keys.rs`; a test holds them equal.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Overrides};
+
+    /// Every `section.key` of a configuration in which each key is set.
+    fn paths_of(config: &Config) -> Vec<String> {
+        let table = toml::Table::try_from(config).expect("a configuration is TOML");
+        let mut paths: Vec<String> = table
+            .iter()
+            .flat_map(|(section, keys)| {
+                let keys = keys.as_table().expect("sections are tables");
+                keys.keys().map(move |key| format!("{section}.{key}"))
+            })
+            .collect();
+        paths.sort();
+        paths
+    }
+
+    #[test]
+    fn the_table_and_the_fields_are_the_same_set() {
+        let mut config = Config::default();
+        config.listen.allowed_hosts = Some(Vec::new());
+        config.listen.allowed_origins = Some(Vec::new());
+        config.admin.allowed_hosts = Some(Vec::new());
+        config.session.secret_file = Some("x".into());
+        config.session.secret_env = Some("x".to_owned());
+        let mut listed: Vec<String> = KEYS.iter().map(|key| key.path.to_owned()).collect();
+        listed.sort();
+        assert_eq!(listed, paths_of(&config));
+        assert!(KEYS.iter().all(|key| SECTIONS.iter().any(|(name, _)| *name == key.section())));
+    }
+
+    #[test]
+    fn each_default_is_the_one_that_holds() {
+        for key in KEYS.iter().filter(|key| !key.default.is_empty()) {
+            let text = format!("[{}]\n{} = {}\n", key.section(), key.name(), key.default);
+            let config = Config::parse("default", &text, &Overrides::default())
+                .unwrap_or_else(|error| panic!("{}: {error}", key.path));
+            assert_eq!(config, Config::default(), "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn the_reference_page_is_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        if std::env::var_os("SHARDGATE_WRITE_REFERENCE").is_some() {
+            std::fs::write(path, render_reference()).expect("the page is written");
+        }
+        let page = std::fs::read_to_string(path).expect("docs/configuration.md is there");
+        assert!(
+            page == render_reference(),
+            "docs/configuration.md is stale: SHARDGATE_WRITE_REFERENCE=1 cargo test -p shardgate \
+             the_reference_page writes it anew"
+        );
+    }
+}

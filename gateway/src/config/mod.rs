@@ -1,0 +1,362 @@
+//! The configuration: one TOML file, a few flags and variables, and defaults for all the rest.
+//!
+//! Precedence: command line > environment (`SHARDGATE_*`) > file > default. The
+//! first two arrive here together as [`Overrides`], for clap merges them.
+//!
+//! Invariants:
+//! - Every [`Config`] that [`Config::load`] returns has passed every check of `validate`.
+//! - Every key is listed in [`keys::KEYS`] with its default, its range and its meaning;
+//!   the reference in `docs/configuration.md` is rendered from that table.
+//! - No secret is ever part of a `Config`: it only says where to find one.
+
+mod allow;
+mod file;
+pub mod keys;
+mod secret;
+mod validate;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use allow::{AllowedHosts, AllowedOrigins};
+pub use file::{ConfigError, Place, Problem};
+pub use secret::{SECRET_BYTES_MIN, Secret, SecretError};
+pub(crate) use value::parse_address;
+pub use value::{LogFormat, LogLevels, NodeName, ShardCount};
+
+/// All settings of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `[node]`
+    pub node: Node,
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[shards]`
+    pub shards: Shards,
+    /// `[ring]`
+    pub ring: Ring,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[session]`
+    pub session: Session,
+    /// `[embedded]`
+    pub embedded: Embedded,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// Who this node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// Begins every session id made here, so a load balancer can route by it.
+    pub name: NodeName,
+}
+
+/// Where clients connect, and what they may call us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// One or more addresses, at most [`LISTENERS_MAX`].
+    #[serde(deserialize_with = "value::one_or_more_addresses")]
+    pub address: Vec<SocketAddr>,
+    /// Accepted `Host` names; `None` means the loopback names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Accepted `Origin` values; `None` means loopback origins, or none at all elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_origins: Option<Vec<String>>,
+}
+
+/// More listeners than this are refused: each costs a socket per shard.
+pub const LISTENERS_MAX: usize = 16;
+
+/// The admin server: metrics, status, web page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Its address. It has no login yet, so keep it on loopback or a closed network.
+    #[serde(deserialize_with = "value::address")]
+    pub address: SocketAddr,
+    /// Accepted `Host` names; `None` means the loopback names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_hosts: Option<Vec<String>>,
+}
+
+/// How many cores work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shards {
+    /// `"auto"` takes every cpu the process may use.
+    pub count: ShardCount,
+}
+
+/// Sizes of each shard's data ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ring {
+    /// Submission queue entries, a power of two.
+    pub submission_entries: u32,
+    /// Completion queue entries, a power of two, not fewer than submissions.
+    pub completion_entries: u32,
+    /// Provided receive buffers per shard, a power of two.
+    pub buffers: u16,
+    /// Size of one receive buffer in bytes.
+    pub buffer_bytes: u32,
+}
+
+/// Every bound a user could need to move. Times in milliseconds, sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// One JSON-RPC message (HTTP body).
+    pub message_bytes_max: usize,
+    /// Request line and headers of one request.
+    pub header_bytes_max: usize,
+    /// Nesting of one message.
+    pub json_depth_max: usize,
+    /// Client requests of one session that wait for an answer.
+    pub in_flight_per_session_max: usize,
+    /// Open SSE streams of one session.
+    pub streams_per_session_max: usize,
+    /// Events kept for replay per stream.
+    pub stream_backlog_events_max: usize,
+    /// Bytes kept for replay per stream.
+    pub stream_backlog_bytes_max: usize,
+    /// How long an event is kept for replay.
+    pub stream_backlog_age_ms: u64,
+    /// Sessions of the node.
+    pub sessions_max: usize,
+    /// Open client connections of the node.
+    pub connections_max: usize,
+    /// A session without any request or open stream ends after this.
+    pub idle_session_ms: u64,
+    /// A connection without request or stream is closed after this.
+    pub idle_connection_ms: u64,
+    /// A request's headers must be complete within this.
+    pub header_timeout_ms: u64,
+    /// A request's body must be complete within this, counted from its headers.
+    pub body_timeout_ms: u64,
+    /// Unsent bytes of one stream, then it is closed and may be resumed.
+    pub slow_reader_bytes_max: usize,
+    /// After this long without an answer, the answer to a call becomes a stream.
+    pub answer_patience_ms: u64,
+    /// A silent stream gets an SSE comment this often.
+    pub heartbeat_ms: u64,
+    /// What a stream's `retry:` field tells the client.
+    pub sse_retry_ms: u64,
+    /// While draining, an idle connection may bring one more request for this long.
+    pub drain_linger_ms: u64,
+    /// A drain that is not done by then ends anyway.
+    pub drain_deadline_ms: u64,
+}
+
+/// How session ids are protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Session {
+    /// File that holds the secret which signs session ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
+    /// Name of the environment variable that holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_env: Option<String>,
+}
+
+/// The embedded tool server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Embedded {
+    /// Whether it is offered at `/mcp`.
+    pub enabled: bool,
+    /// Entries on one page of a list; clients follow `nextCursor` for the rest.
+    pub page_entries: usize,
+}
+
+/// Logging, always to standard error.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How events look.
+    pub format: LogFormat,
+    /// Which events are written.
+    pub level: LogLevels,
+}
+
+/// What the command line and the environment say; each `Some` or non-empty list wins over the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--listen`, `SHARDGATE_LISTEN`
+    pub listen: Vec<SocketAddr>,
+    /// `--allow-host`, `SHARDGATE_ALLOW_HOST`
+    pub allowed_hosts: Vec<String>,
+    /// `--allow-origin`, `SHARDGATE_ALLOW_ORIGIN`
+    pub allowed_origins: Vec<String>,
+    /// `--admin`, `SHARDGATE_ADMIN`
+    pub admin: Option<SocketAddr>,
+    /// `--node`, `SHARDGATE_NODE`
+    pub node: Option<NodeName>,
+    /// `--shards`, `SHARDGATE_SHARDS`
+    pub shards: Option<ShardCount>,
+    /// `--log`, `SHARDGATE_LOG`
+    pub log_format: Option<LogFormat>,
+    /// `--log-level`, `SHARDGATE_LOG_LEVEL`
+    pub log_level: Option<LogLevels>,
+    /// `--drain-deadline-ms`, `SHARDGATE_DRAIN_DEADLINE_MS`
+    pub drain_deadline_ms: Option<u64>,
+}
+
+impl Config {
+    /// Reads the file if one is named, lays `overrides` over it and checks the whole.
+    ///
+    /// # Errors
+    /// The file can't be read, is no TOML, has an unknown key or a wrong type, or a
+    /// value is out of range or contradicts another. All that is wrong is told at once,
+    /// as far as it can be known.
+    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
+        file::load(path, overrides)
+    }
+
+    /// The same for a text that is at hand; `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// As [`Config::load`], except that nothing is read.
+    pub fn parse(name: &str, text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
+        file::parse(name, text, overrides)
+    }
+
+    /// The rule for `Host` headers of clients.
+    pub fn allowed_hosts(&self) -> AllowedHosts {
+        match &self.listen.allowed_hosts {
+            Some(names) => AllowedHosts::new(names),
+            None => AllowedHosts::loopback(),
+        }
+    }
+
+    /// The rule for `Origin` headers of clients.
+    ///
+    /// Elsewhere than on loopback the default refuses every browser: that is the
+    /// safe end, and clients that are no browsers send no `Origin`.
+    pub fn allowed_origins(&self) -> AllowedOrigins {
+        match &self.listen.allowed_origins {
+            Some(origins) => AllowedOrigins::new(origins),
+            None if self.listens_on_loopback_only() => AllowedOrigins::loopback(),
+            None => AllowedOrigins::new(&[]),
+        }
+    }
+
+    /// The rule for `Host` headers of the admin server.
+    pub fn admin_allowed_hosts(&self) -> AllowedHosts {
+        match &self.admin.allowed_hosts {
+            Some(names) => AllowedHosts::new(names),
+            None => AllowedHosts::loopback(),
+        }
+    }
+
+    /// The secret that signs session ids, or `None` if each start should draw its own.
+    ///
+    /// # Errors
+    /// The file or variable can't be read, or holds too short a secret.
+    pub fn session_secret(&self) -> Result<Option<Secret>, SecretError> {
+        Secret::load(&self.session)
+    }
+
+    fn listens_on_loopback_only(&self) -> bool {
+        self.listen.address.iter().all(|address| address.ip().is_loopback())
+    }
+
+    fn lay_over(&mut self, overrides: &Overrides) {
+        let Overrides {
+            listen,
+            allowed_hosts,
+            allowed_origins,
+            admin,
+            node,
+            shards,
+            log_format,
+            log_level,
+            drain_deadline_ms,
+        } = overrides.clone();
+        if !listen.is_empty() {
+            self.listen.address = listen;
+        }
+        if !allowed_hosts.is_empty() {
+            self.listen.allowed_hosts = Some(allowed_hosts);
+        }
+        if !allowed_origins.is_empty() {
+            self.listen.allowed_origins = Some(allowed_origins);
+        }
+        self.admin.address = admin.unwrap_or(self.admin.address);
+        self.node.name = node.unwrap_or_else(|| self.node.name.clone());
+        self.shards.count = shards.unwrap_or(self.shards.count);
+        self.log.format = log_format.unwrap_or(self.log.format);
+        self.log.level = log_level.unwrap_or_else(|| self.log.level.clone());
+        self.limits.drain_deadline_ms = drain_deadline_ms.unwrap_or(self.limits.drain_deadline_ms);
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+        Listen { address: vec![address], allowed_hosts: None, allowed_origins: None }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { address: SocketAddr::from(([127, 0, 0, 1], 9090)), allowed_hosts: None }
+    }
+}
+
+impl Default for Ring {
+    fn default() -> Ring {
+        Ring {
+            submission_entries: 4_096,
+            completion_entries: 16_384,
+            buffers: 2_048,
+            buffer_bytes: 4_096,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            message_bytes_max: 16 * 1024 * 1024,
+            header_bytes_max: 16 * 1024,
+            json_depth_max: 128,
+            in_flight_per_session_max: 64,
+            streams_per_session_max: 16,
+            stream_backlog_events_max: 256,
+            stream_backlog_bytes_max: 256 * 1024,
+            stream_backlog_age_ms: 300_000,
+            sessions_max: 1_000_000,
+            connections_max: 1_000_000,
+            idle_session_ms: 1_800_000,
+            idle_connection_ms: 300_000,
+            header_timeout_ms: 10_000,
+            body_timeout_ms: 30_000,
+            slow_reader_bytes_max: 1024 * 1024,
+            answer_patience_ms: 1_000,
+            heartbeat_ms: 15_000,
+            sse_retry_ms: 1_000,
+            drain_linger_ms: 500,
+            drain_deadline_ms: 30_000,
+        }
+    }
+}
+
+impl Default for Embedded {
+    fn default() -> Embedded {
+        Embedded { enabled: true, page_entries: 100 }
+    }
+}
+
+#[cfg(test)]
+mod tests;

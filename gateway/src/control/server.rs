@@ -1,0 +1,204 @@
+//! The admin server: what it answers, to whom, and how much of it at once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Json, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::facts::NodeFacts;
+use super::links::ShardLinks;
+use super::status::{History, Moment, Sample};
+use super::{Phase, PhaseCell};
+use crate::config::AllowedHosts;
+use crate::metrics::{Exposition, OPENMETRICS_CONTENT_TYPE, ProcessFacts, render_openmetrics};
+
+/// Further connections wait in the kernel's queue until one of these has ended.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// A request's headers must be complete, and a kept-alive connection must send its next one, within this.
+pub const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
+/// An admin connection is closed after this, whatever it does: one that doesn't read must not stay.
+pub const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(300);
+
+/// How often the shards are sampled, so that rates look back a few seconds.
+const SAMPLE_PERIOD: Duration = Duration::from_secs(2);
+/// How long accepting rests after an error such as too many open files.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+const PAGE: &str = include_str!("page.html");
+// The page holds its own style and script, talks to its own origin and needs nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
+    script-src 'unsafe-inline'; connect-src 'self'; img-src data:; frame-ancestors 'none'; \
+    base-uri 'none'; form-action 'none'";
+
+/// All that the routes answer from.
+#[derive(Debug)]
+pub(super) struct Desk {
+    facts: NodeFacts,
+    links: ShardLinks,
+    allowed_hosts: AllowedHosts,
+    phase: PhaseCell,
+    started: Instant,
+    // Never held across an await; the control thread is its only user.
+    history: Mutex<History>,
+}
+
+impl Desk {
+    pub(super) fn new(
+        facts: NodeFacts,
+        links: ShardLinks,
+        allowed_hosts: AllowedHosts,
+        phase: PhaseCell,
+        started: Instant,
+    ) -> Desk {
+        Desk { facts, links, allowed_hosts, phase, started, history: Mutex::default() }
+    }
+
+    async fn take_sample(&self) -> Sample {
+        let shards = self.links.snapshots().await;
+        Sample { at: Instant::now(), shards }
+    }
+}
+
+/// Takes samples for ever.
+pub(super) async fn sample(desk: Arc<Desk>) {
+    let mut ticks = tokio::time::interval(SAMPLE_PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let sample = desk.take_sample().await;
+        desk.history.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+    }
+}
+
+/// Accepts for ever.
+pub(super) async fn serve(listener: TcpListener, desk: Arc<Desk>) {
+    let router = router(desk);
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(serve_connection(stream, router.clone(), place));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept on the admin address");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, place: OwnedSemaphorePermit) {
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match tokio::time::timeout(CONNECTION_LIFE_MAX, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended"),
+        Err(_) => tracing::debug!("an admin connection had lived long enough"),
+    }
+    drop(place);
+}
+
+fn router(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/status", get(status))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(not_found)
+        .layer(middleware::from_fn_with_state(Arc::clone(&desk), check_host))
+        .with_state(desk)
+}
+
+/// A foreign page can make a browser come here under a name of its own (DNS rebinding):
+/// only known names are answered. Answers are never kept by anyone between.
+async fn check_host(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    let mut response = match (host, second) {
+        (Some(host), None) if desk.allowed_hosts.permits(host.as_bytes()) => {
+            next.run(request).await
+        }
+        // RFC 9112, 3.2: "A server MUST respond with a 400 (Bad Request) status code to any
+        // HTTP/1.1 request message that lacks a Host header field and to any request message
+        // that contains more than one Host header field line".
+        (None, _) | (_, Some(_)) => {
+            (StatusCode::BAD_REQUEST, "one Host header is needed\n").into_response()
+        }
+        (Some(_), None) => (
+            StatusCode::FORBIDDEN,
+            "the admin server may not be called by this name; admin.allowed_hosts names those it may\n",
+        )
+            .into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+async fn page() -> impl IntoResponse {
+    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))
+}
+
+async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    let exposition = Exposition {
+        node: desk.facts.node.clone(),
+        version: desk.facts.version,
+        shards: desk.links.snapshots().await,
+        uptime_seconds: desk.started.elapsed().as_secs_f64(),
+        is_draining: desk.phase.now() == Phase::Draining,
+        process: ProcessFacts::read(),
+    };
+    ([(header::CONTENT_TYPE, OPENMETRICS_CONTENT_TYPE)], render_openmetrics(exposition))
+}
+
+async fn status(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    let now = desk.take_sample().await;
+    let history = desk.history.lock().unwrap_or_else(PoisonError::into_inner);
+    let moment = Moment {
+        facts: &desk.facts,
+        state: desk.phase.now().as_str(),
+        started: desk.started,
+        now: &now,
+        base: history.base(now.at),
+        process: ProcessFacts::read(),
+    };
+    Json(moment.report())
+}
+
+/// The process lives.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Clients should be sent here.
+async fn readyz(State(desk): State<Arc<Desk>>) -> (StatusCode, String) {
+    let phase = desk.phase.now();
+    let status = match phase {
+        Phase::Ready => StatusCode::OK,
+        Phase::Starting | Phase::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, format!("{}\n", phase.as_str()))
+}
+
+async fn not_found() -> impl IntoResponse {
+    (
+        StatusCode::NOT_FOUND,
+        "there is /, /metrics, /api/v1/status, /healthz and /readyz here; \
+         clients connect to the listen address\n",
+    )
+}

@@ -1,4 +1,0 @@
-//! The `shardgate` command.
-#![forbid(unsafe_code)]
-
-fn main() {}
