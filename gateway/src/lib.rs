@@ -5,6 +5,7 @@ pub mod banner;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod embedded;
 pub mod logging;
 pub mod metrics;
 pub mod session_table;
