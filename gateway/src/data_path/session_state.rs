@@ -1,0 +1,18 @@
+//! What a shard keeps of each session.
+
+use shardgate_proto::clock::Millis;
+use shardgate_proto::mcp::session::Session;
+use shardgate_shard::TimerId;
+
+use super::exchange::Exchange;
+
+/// One session of this shard.
+#[derive(Debug)]
+pub(crate) struct SessionState {
+    /// The protocol's state.
+    pub(crate) machine: Session<Exchange>,
+    /// When the client was last heard of.
+    pub(crate) last_active: Millis,
+    /// Looks after idleness and old events.
+    pub(crate) timer: Option<TimerId>,
+}
