@@ -1,0 +1,72 @@
+//! Real Python clients: SDK 1.30, and SDK 2.3 in both eras.
+//!
+//! Every script goes through a relay that cuts its connections, so resuming is
+//! shown on connections that really broke.
+#![forbid(unsafe_code)]
+
+#[allow(dead_code, reason = "every test binary uses its own part of the harness")]
+mod harness;
+
+use harness::cutter::Cutter;
+use harness::gateway::Launch;
+use harness::script::assert_steps;
+use harness::tools::PythonTools;
+
+/// What a client with a session shows, in order.
+const LEGACY_STEPS: [&str; 11] = [
+    "initialize",
+    "list",
+    "100 concurrent calls",
+    "progress",
+    "log",
+    "sampling",
+    "elicitation",
+    "subscribe and update",
+    "cut and resume",
+    "stream closed by the server and resumed",
+    "delete, then 404",
+];
+
+/// What a client without a session shows, in order.
+const MODERN_STEPS: [&str; 10] = [
+    "discover",
+    "list",
+    "100 concurrent calls",
+    "progress",
+    "log",
+    "sampling",
+    "elicitation",
+    "listen, update and close",
+    "cut, then listen again",
+    "end without a session",
+];
+
+async fn run(release: &str, script: &str, mode: Option<&str>, steps: &[&str]) {
+    let tools = PythonTools::install(release);
+    let gateway = Launch::default().config(Launch::SHORT_PAGES).start();
+    let cutter = Cutter::start(gateway.listen).await;
+    let mut command = tools.script(script);
+    command.args([cutter.url(), cutter.control.port().to_string(), gateway.url()]);
+    command.args(mode);
+    assert_steps(command, steps).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sdk_1_30_uses_a_session_from_initialize_to_delete() {
+    run("mcp-1.30", "sdk_1.py", None, &LEGACY_STEPS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sdk_2_3_uses_a_session_from_initialize_to_delete() {
+    run("mcp-2.3", "sdk_2.py", Some("legacy"), &LEGACY_STEPS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sdk_2_3_finds_the_modern_era_by_itself() {
+    run("mcp-2.3", "sdk_2.py", Some("auto"), &MODERN_STEPS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sdk_2_3_pinned_to_the_modern_revision_is_served() {
+    run("mcp-2.3", "sdk_2.py", Some("2026-07-28"), &MODERN_STEPS).await;
+}
