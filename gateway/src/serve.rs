@@ -105,9 +105,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         }
     };
     control.set_ready();
-    logging::log_ready(&facts);
-    if matches!(Style::of(config.log.format), Style::Human { .. }) {
-        anstream::eprint!("{}", banner(&facts));
+    // A person is told by the banner, a script by the log.
+    match Style::of(config.log.format) {
+        Style::Human { .. } => anstream::eprint!("{}", banner(&facts)),
+        Style::Json => logging::log_ready(&facts),
     }
     let ended = wait(&control, &shards);
     control.set_draining();

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use harness::gateway::{Gateway, Launch};
 use harness::mcp::{LEGACY, Session, call, call_with_progress, request, text_of};
 use harness::metrics::Page;
-use harness::wire::{Event, Wire};
+use harness::wire::{Event, Wire, WireError};
 
 /// Connections each client keeps; with three, most clients have some on each core.
 const CONNECTIONS: usize = 3;
@@ -351,7 +351,8 @@ impl Listener {
             }
             tokio::select! {
                 event = self.wire.event() => {
-                    let event = event.map_err(text)?.ok_or("the standing stream ended")?;
+                    let event = event.map_err(|why| self.so_far(crowd, &why))?;
+                    let event = event.ok_or("the standing stream ended")?;
                     let heard = self.heard;
                     self.note(&event)?;
                     if self.heard > heard && self.heard.is_multiple_of(3) {
@@ -370,6 +371,11 @@ impl Listener {
         let head = self.session.stream(&mut self.wire, self.last_id.as_deref()).await;
         let head = head.map_err(text)?;
         expect(head.status == 200, || format!("resumed standing stream: {head:?}"))
+    }
+
+    fn so_far(&self, crowd: &Crowd, why: &WireError) -> Failure {
+        let updates = crowd.updates.load(Ordering::SeqCst);
+        format!("{why}; heard {} updates of {updates} (0: not yet known)", self.heard)
     }
 
     /// Ends the session, which ends the stream: nothing may come behind the last update.

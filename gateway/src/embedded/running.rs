@@ -109,8 +109,12 @@ impl Embedded {
             Some(SiblingMessage::Changed { counter, times }) => {
                 let count = &mut self.counters[counter as usize];
                 *count = count.wrapping_add(times);
-                // Whoever listens reads anew; once is enough for all that came at once.
-                self.announce(counter, events);
+                // Whoever listens reads a list anew: once is enough for all that came at once.
+                // Updates of a resource are counted, by the shard that made them as well.
+                let told = if counter == Counter::Watched { times } else { 1 };
+                for _ in 0..told {
+                    self.announce(counter, events);
+                }
             }
             Some(SiblingMessage::TaskCall { from, to, call, method, task, responses }) => {
                 if to != self.shard {

@@ -215,20 +215,28 @@ impl Wire {
 
     /// Reads the body to its end.
     pub(crate) async fn rest(&mut self) -> Result<Vec<u8>, WireError> {
-        while self.body_step().await? {}
+        let end = async {
+            while self.body_step().await? {}
+            Ok::<_, WireError>(())
+        };
+        timeout(HANG, end).await.map_err(|_| WireError::Hang("the body's end"))??;
         Ok(std::mem::take(&mut self.body))
     }
 
-    /// The next event of an SSE body, or `None` at its end.
+    /// The next event of an SSE body, or `None` at its end. Heartbeats are no events: a
+    /// stream that brings nothing else hangs.
     pub(crate) async fn event(&mut self) -> Result<Option<Event>, WireError> {
-        loop {
-            if let Some(event) = take_event(&mut self.body) {
-                return Ok(Some(event));
+        let next = async {
+            loop {
+                if let Some(event) = take_event(&mut self.body) {
+                    return Ok(Some(event));
+                }
+                if !self.body_step().await? {
+                    return Ok(None);
+                }
             }
-            if !self.body_step().await? {
-                return Ok(None);
-            }
-        }
+        };
+        timeout(HANG, next).await.map_err(|_| WireError::Hang("an event"))?
     }
 
     /// The next event, or `None` if none comes within `patience`.

@@ -374,6 +374,22 @@ fn changes_reach_the_sibling_once() {
     assert_eq!(right.modern("test_changeable_tool", "", "{}").0, 0);
 }
 
+/// Two updates of one turn once reached the sibling's subscribers as one.
+#[test]
+fn updates_made_at_once_reach_the_sibling_one_by_one() {
+    let (mut left, mut right) = (Bench::on_shard(0), Bench::on_shard(1));
+    let filter = modern_params(
+        r#""notifications":{"resourceSubscriptions":["test://watched-resource"]}"#,
+        "{}",
+    );
+    let listen = right.send(MODERN, "subscriptions/listen", &filter);
+    right.events.clear();
+    let twice = r#","arguments":{"times":2,"interval_ms":0}"#;
+    assert_eq!(left.modern("test_trigger_resource_update", twice, "{}").0, 0);
+    exchange(&mut left, &mut right);
+    assert_eq!(right.messages(Target::Call(listen)).len(), 2);
+}
+
 #[test]
 fn a_task_runs_its_course() {
     let mut bench = Bench::new();
