@@ -6,6 +6,10 @@
 //! all rings near their end accepts are made one by one, each with a slot reserved
 //! for it, and when nothing is left the connections wait in the listen queue.
 //!
+//! Outgoing connections take slots of the same rings. They take those beyond the room
+//! multishot accepts rely on, and open a ring, before they take of that room; then they
+//! end the multishot accepts in the same submission, before they use the slot.
+//!
 //! Invariants: accepts in flight never outnumber the free slots; a listener is closed
 //! only after its queue was emptied, or when nothing more can be accepted.
 
@@ -174,13 +178,67 @@ impl<M> ShardState<M> {
             .min()
     }
 
+    /// The ring in which an outgoing connection may take a slot, so that no accept in
+    /// flight is left without one. `None` if there is no room, nor for another ring.
+    pub(crate) fn ring_for_connect(&mut self) -> Option<usize> {
+        if self.entries_for_connects() == 0 {
+            return None;
+        }
+        let roomiest = |state: &mut ShardState<M>, margin| {
+            let rings = 0..state.rings.len();
+            rings.map(|ring| (state.room_for_connects(ring, margin), ring)).max()
+        };
+        match roomiest(self, self.accept_margin) {
+            Some((1.., ring)) => return Some(ring),
+            _ if self.open_ring() => return Some(self.rings.len() - 1),
+            _ => {}
+        }
+        let margin = if self.multi_accepts_end_at_once() { 0 } else { self.accept_margin };
+        roomiest(self, margin).and_then(|(room, ring)| (room > 0).then_some(ring))
+    }
+
+    /// Entries of the connection table that an outgoing connection may take.
+    pub(crate) fn entries_for_connects(&mut self) -> u32 {
+        let unseen: u32 = (0..self.rings.len()).map(|ring| self.unseen_accepts_max(ring)).sum();
+        let armed = self.acceptors.iter().any(|acceptor| acceptor.multi.is_some());
+        let kept = if armed && !self.multi_accepts_end_at_once() { self.accept_margin } else { 0 };
+        self.entries_left().saturating_sub(unseen + kept)
+    }
+
+    /// Slots of a ring an outgoing connection may take, if `margin` of them are kept where
+    /// multishot accepts are armed.
+    fn room_for_connects(&mut self, ring: usize, margin: u32) -> u32 {
+        let armed = self.has_multi_accept(ring);
+        let kept = self.unseen_accepts_max(ring) + if armed { margin } else { 0 };
+        self.slots_for_accepts(ring).saturating_sub(kept)
+    }
+
+    /// True if a cancel pushed now reaches each multishot accept before it can accept again.
+    fn multi_accepts_end_at_once(&mut self) -> bool {
+        let cancels = self.acceptors.len();
+        (0..self.rings.len())
+            .all(|ring| !self.has_multi_accept(ring) || self.rings[ring].takes_at_once(cancels))
+    }
+
+    /// Ends the multishot accepts that might find less room than they rely on.
+    pub(crate) fn end_crowded_accepts(&mut self) {
+        (0..self.acceptors.len()).for_each(|position| self.end_if_crowded(position));
+    }
+
+    fn end_if_crowded(&mut self, position: usize) {
+        if let Some(multi) = self.acceptors[position].multi
+            && !multi.cancelled
+            && self.room_for_accepts(multi.ring) < self.accept_margin
+        {
+            self.rings[multi.ring].cancel(self.acceptors[position].operation(Kind::AcceptMulti));
+            self.acceptors[position].multi = Some(MultiAccept { cancelled: true, ..multi });
+        }
+    }
+
     fn plan_accept(&mut self, position: usize) {
         let operation = self.acceptors[position].operation(Kind::AcceptMulti);
-        if let Some(multi) = self.acceptors[position].multi {
-            if !multi.cancelled && self.room_for_accepts(multi.ring) < self.accept_margin {
-                self.rings[multi.ring].cancel(operation);
-                self.acceptors[position].multi = Some(MultiAccept { cancelled: true, ..multi });
-            }
+        if self.acceptors[position].multi.is_some() {
+            self.end_if_crowded(position);
             return;
         }
         if self.now_ms() < self.acceptors[position].retry_at_ms {
@@ -294,10 +352,17 @@ impl<M> ShardState<M> {
     }
 
     /// Connections that a multishot accept may have taken and nobody has seen yet: their
-    /// completions wait in the ring. A single accept has its slot reserved until it is seen.
+    /// completions wait in the ring, or for those reaped with them. A single accept has its
+    /// slot reserved until it is seen.
     fn unseen_accepts_max(&mut self, ring: usize) -> u32 {
-        let here = |acceptor: &Acceptor| acceptor.multi.is_some_and(|multi| multi.ring == ring);
-        if self.acceptors.iter().any(here) { self.rings[ring].waiting() } else { 0 }
+        if !self.has_multi_accept(ring) {
+            return 0;
+        }
+        self.rings[ring].waiting() + self.rings[ring].in_hand
+    }
+
+    fn has_multi_accept(&self, ring: usize) -> bool {
+        self.acceptors.iter().any(|acceptor| acceptor.multi.is_some_and(|multi| multi.ring == ring))
     }
 
     /// Slots of a ring that accepts may take.
@@ -319,6 +384,7 @@ impl<M> ShardState<M> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::time::{Duration, Instant};
 
@@ -368,6 +434,51 @@ mod tests {
             state.submit().unwrap();
         }
         assert_eq!((state.rings[0].slots_used, state.room_for_accepts(0)), (0, room - 8));
+    }
+
+    #[test]
+    fn a_connect_leaves_a_multishot_accept_its_room_or_ends_it() {
+        let (mut state, address) = shard_and_address();
+        state.plan_accepts();
+        assert!(state.acceptors[0].multi.is_some());
+        // Nothing more can be opened: all connects share the ring with the accept.
+        state.rings_max = 1;
+        let mut connects = 0;
+        while state.begin_connect(address).is_ok() {
+            connects += 1;
+            let room = state.room_for_accepts(0);
+            let multi = state.acceptors[0].multi.unwrap();
+            assert_eq!(multi.cancelled, room < state.accept_margin, "room for {room}");
+            // Hands over what was pushed, so that the next cancel need not wait, and takes
+            // what came of it, which might be accepts as far as anybody knows.
+            state.submit().unwrap();
+            while state.rings[0].reap(&mut [const { MaybeUninit::uninit() }; 8]) > 0 {}
+        }
+        // All slots but the one kept for connections from other shards.
+        assert_eq!((connects, state.rings[0].slots_used), (31, 31));
+    }
+
+    #[test]
+    fn a_connect_takes_no_slot_of_an_accept_whose_end_would_come_late() {
+        let (mut state, address) = shard_and_address();
+        state.plan_accepts();
+        state.rings_max = 1;
+        // The queue takes 8 entries, so nearly all of these and a cancel would wait.
+        let begun = (0..).take_while(|_| state.begin_connect(address).is_ok()).count();
+        assert_eq!(state.room_for_accepts(0), state.accept_margin);
+        assert_eq!(begun as u32, 31 - state.accept_margin);
+        assert!(!state.acceptors[0].multi.unwrap().cancelled);
+    }
+
+    #[test]
+    fn completions_in_hand_count_as_accepts_nobody_has_seen() {
+        let (mut state, _) = shard_and_address();
+        state.plan_accepts();
+        let margin = state.accept_margin;
+        let before = (state.room_for_connects(0, margin), state.entries_for_connects());
+        state.rings[0].in_hand = 5;
+        let after = (state.room_for_connects(0, margin), state.entries_for_connects());
+        assert_eq!(after, (before.0 - 5, before.1 - 5));
     }
 
     #[test]

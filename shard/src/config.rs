@@ -10,7 +10,8 @@ use crate::placement::ShardCount;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeConfig {
     /// Addresses to listen at; port 0 takes a free one, the same for all shards. The
-    /// position is the [`crate::ListenerId`]; up to 256.
+    /// position is the [`crate::ListenerId`]; up to
+    /// [`crate::LISTENERS_MAX`].
     pub listeners: Vec<SocketAddr>,
     /// How many shards.
     pub shards: ShardCount,

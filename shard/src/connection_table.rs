@@ -27,7 +27,7 @@ impl Flags {
     /// A shutdown of the sending half is in the kernel.
     pub(crate) const SHUTDOWN_IN_FLIGHT: Flags = Flags(1 << 4);
     /// Any operation is in the kernel.
-    pub(crate) const IN_KERNEL: Flags = Flags(0b1_1110);
+    pub(crate) const IN_KERNEL: Flags = Flags(0b1_1110).or(Flags::CONNECTING);
     /// The service does not want to receive now.
     pub(crate) const PAUSED: Flags = Flags(1 << 5);
     /// The peer has closed its sending half.
@@ -48,6 +48,8 @@ impl Flags {
     pub(crate) const DIRTY: Flags = Flags(1 << 13);
     /// The receive ended for lack of buffers and waits to be armed again.
     pub(crate) const STARVED: Flags = Flags(1 << 14);
+    /// The socket of an outgoing connection is being made or connected in the kernel.
+    pub(crate) const CONNECTING: Flags = Flags(1 << 15);
 
     /// True if any of `flags` is set.
     pub(crate) const fn any(self, flags: Flags) -> bool {
@@ -72,7 +74,8 @@ impl Flags {
 #[derive(Debug)]
 pub(crate) struct Connection {
     generation: u32,
-    /// The slot in the ring's table of direct descriptors; in a free entry, the next free one.
+    /// The slot in the ring's table of direct descriptors, or [`NONE`] as long as an outgoing
+    /// connection has no socket; in a free entry, the next free one.
     pub(crate) slot: u32,
     /// Index into the output table, or [`NONE`].
     pub(crate) output: u32,
@@ -80,6 +83,7 @@ pub(crate) struct Connection {
     pub(crate) hold: u32,
     pub(crate) flags: Flags,
     pub(crate) ring: u8,
+    /// By which listener it came, or [`ListenerId::OUTGOING`].
     pub(crate) listener: ListenerId,
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use socket2::{Domain, SockAddr};
 
 use crate::mesh::RingAddress;
 use crate::operation::{Kind, Operation};
@@ -96,9 +97,12 @@ pub(crate) struct DataRing {
     shortage_is_new: bool,
     address: RingAddress,
     slots: u32,
+    /// Slots of connections, also those an outgoing one has not got yet.
     pub(crate) slots_used: u32,
-    /// Slots that single-shot accepts in flight may take.
+    /// Slots that single-shot accepts in flight and connections that move here may take.
     pub(crate) slots_reserved: u32,
+    /// Completions that were reaped and not looked at yet.
+    pub(crate) in_hand: u32,
     /// Connections whose receive ended for lack of buffers.
     pub(crate) starved: Vec<crate::identity::ConnId>,
 }
@@ -129,14 +133,14 @@ impl DataRing {
         ))?;
         submitter
             .register_eventfd(eventfd.as_raw_fd())
-            .map_err(because("register the eventfd", "a kernel from 6.1 on is needed"))?;
+            .map_err(because("register the eventfd", "a kernel from 6.7 on is needed"))?;
         let buffers = ReceiveBuffers::register(
             &submitter,
             BUFFER_GROUP,
             sizes.receive_buffers,
             sizes.receive_buffer_bytes,
         )
-        .map_err(because("register receive buffers", "a kernel from 6.1 on is needed"))?;
+        .map_err(because("register receive buffers", "a kernel from 6.7 on is needed"))?;
         ring.completion().disable_eventfd();
         Ok(DataRing {
             ring,
@@ -150,6 +154,7 @@ impl DataRing {
             slots: sizes.slots,
             slots_used: 0,
             slots_reserved: 0,
+            in_hand: 0,
             starved: Vec::new(),
         })
     }
@@ -188,6 +193,13 @@ impl DataRing {
             self.buffers.widen();
             self.before_widening = self.ring.completion().len();
         }
+    }
+
+    /// True if what is pushed next reaches the kernel with the next submission, be it
+    /// `entries` entries: none of them has to wait for a place.
+    pub(crate) fn takes_at_once(&mut self, entries: usize) -> bool {
+        let queue = self.ring.submission();
+        self.backlog.is_empty() && queue.capacity() - queue.len() >= entries
     }
 
     /// Completions that wait to be reaped.
@@ -277,6 +289,44 @@ impl DataRing {
         self.push(entry, operation);
     }
 
+    /// Makes a TCP socket in a free slot, which is the result. It is a blocking one: the
+    /// kernel waits for it by itself.
+    pub(crate) fn socket(&mut self, domain: Domain, operation: Operation) {
+        let tcp = libc::IPPROTO_TCP;
+        let entry = opcode::Socket::new(i32::from(domain), libc::SOCK_STREAM, tcp)
+            .file_index(Some(DestinationSlot::auto_target()))
+            .build();
+        self.push(entry, operation);
+    }
+
+    /// Has the socket send at once what it is given. What is sent is whole, so there is
+    /// nothing to wait for.
+    pub(crate) fn set_nodelay(&mut self, slot: u32, operation: Operation) {
+        static ON: libc::c_int = 1;
+        let (value, bytes) = ((&raw const ON).cast(), size_of_val(&ON) as u32);
+        let (level, name) = (libc::IPPROTO_TCP as u32, libc::TCP_NODELAY as u32);
+        let entry = opcode::SetSockOpt::new(Fixed(slot), level, name, value, bytes).build();
+        let quiet = operation.kind == Kind::Ignored;
+        let flags = if quiet { squeue::Flags::SKIP_SUCCESS } else { squeue::Flags::empty() };
+        self.push(entry.flags(flags), operation);
+    }
+
+    /// Connects the socket in a slot.
+    ///
+    /// # Safety
+    /// `address` must stay where it is until the completion has come or the ring was
+    /// dropped.
+    pub(crate) unsafe fn connect(
+        &mut self,
+        slot: u32,
+        address: *const SockAddr,
+        operation: Operation,
+    ) {
+        // SAFETY: the caller promises that the address is there.
+        let (start, bytes) = unsafe { ((*address).as_ptr(), (*address).len()) };
+        self.push(opcode::Connect::new(Fixed(slot), start.cast(), bytes).build(), operation);
+    }
+
     /// Arms a multishot receive into the provided buffers.
     pub(crate) fn recv_multi(&mut self, slot: u32, operation: Operation) {
         let entry = opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build();
@@ -351,8 +401,9 @@ impl DataRing {
         debug_assert!(self.ended.is_none(), "{operation:?} after the ring's end");
         let entry = entry.user_data(operation.to_user_data());
         self.operations += usize::from(is_counted(operation.to_user_data()));
-        // SAFETY: what the entry points to is either a chunk or timespec whose caller
-        // promised that it stays, or the receive buffers, which outlive all operations.
+        // SAFETY: what the entry points to is a chunk, timespec or address whose caller
+        // promised that it stays, a static, or the receive buffers, which outlive all
+        // operations.
         let full =
             !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err();
         if full {
@@ -454,7 +505,7 @@ fn is_transient(error: &io::Error) -> bool {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, FromRawFd};
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -526,6 +577,30 @@ mod tests {
             }
             expected = 1_024;
         }
+    }
+
+    #[test]
+    fn an_outgoing_socket_has_nodelay_set() {
+        let Bench { mut ring, client, .. } = bench();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = SockAddr::from(listener.local_addr().unwrap());
+        ring.socket(Domain::IPV4, Operation::other(Kind::Socket, 0));
+        wait_for(&mut ring, 1);
+        let slot = reap_one(&mut ring) as u32;
+        ring.set_nodelay(slot, Operation::other(Kind::Ignored, 0));
+        // SAFETY: the address outlives the wait for the completion.
+        unsafe { ring.connect(slot, &raw const address, Operation::other(Kind::Connect, 0)) }
+        wait_for(&mut ring, 1);
+        assert_eq!(reap_one(&mut ring), 0);
+        let install = opcode::FixedFdInstall::new(Fixed(slot), 0).build();
+        ring.push(install, Operation::other(Kind::Bell, 0));
+        wait_for(&mut ring, 1);
+        let descriptor = reap_one(&mut ring);
+        assert!(descriptor >= 0, "install: {descriptor}");
+        // SAFETY: the kernel has just opened this descriptor for us alone.
+        let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        assert!(TcpStream::from(socket).nodelay().unwrap());
+        drop(client);
     }
 
     #[test]

@@ -80,6 +80,9 @@ impl<S: Service> Driver<S> {
     pub(crate) fn turn(&mut self) -> io::Result<Turn> {
         self.state.now_ns = crate::clock::monotonic_ns();
         self.state.counters.turns += 1;
+        if self.state.counters.turns == 1 {
+            self.service.handle_start(&mut Io { state: &mut self.state });
+        }
         let mut worked = self.has_pending();
         self.tell_deferred();
         worked |= self.handle_messages();
@@ -180,6 +183,7 @@ impl<S: Service> Driver<S> {
 
     /// Tells the service that its connections are gone; the shard ends in order.
     pub(crate) fn end(&mut self) {
+        self.state.ending = true;
         let live: Vec<ConnId> = self.state.table.live().collect();
         for conn in live {
             self.state.close(conn, CloseReason::Shutdown);
@@ -194,14 +198,17 @@ impl<S: Service> Driver<S> {
     fn is_finished(&self) -> bool {
         let state = &self.state;
         let overdue = state.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= state.now_ms());
+        if !state.finished {
+            return overdue;
+        }
         // A lingering connection closed now would be reset, so that its peer may lose
         // the answer; none lingers for longer than `LINGER_MS`.
-        let quiet = state.outputs.len() == 0
+        let quiet = state.outputs.len() == state.outputs_of_connecting()
             && state.lingering == 0
             && state.deferred.is_empty()
             && !state.mesh.has_unsent()
             && state.accepts_ended();
-        overdue || (state.finished && quiet)
+        overdue || quiet
     }
 
     fn handle_messages(&mut self) -> bool {
@@ -255,6 +262,7 @@ impl<S: Service> Driver<S> {
             // SAFETY: `reap` has written the first `count` entries.
             let entry = unsafe { self.completions[position].assume_init_ref() };
             let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
+            self.state.rings[ring].in_hand = (count - position - 1) as u32;
             if let Some(operation) = Operation::from_user_data(user_data) {
                 self.handle_completion(ring, operation, result, flags);
                 self.tell_deferred();
@@ -273,6 +281,13 @@ impl<S: Service> Driver<S> {
                 let accepted = self.state.accept_completed(ring, operation, result, more);
                 if let Some((conn, listener)) = accepted {
                     self.tell_one(conn, |service, io| service.handle_accept(io, conn, listener));
+                    self.state.arm_recv(conn);
+                }
+            }
+            Kind::Socket => self.state.socket_made(conn, result),
+            Kind::Connect => {
+                if self.state.connect_completed(conn, result) {
+                    self.tell_one(conn, |service, io| service.handle_connected(io, conn));
                     self.state.arm_recv(conn);
                 }
             }

@@ -20,6 +20,14 @@ impl fmt::Display for ShardId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u8);
 
+impl ListenerId {
+    /// In the connection table: the connection came by no listener, this side connected.
+    pub(crate) const OUTGOING: ListenerId = ListenerId(u8::MAX);
+}
+
+/// Listeners a runtime may have: all numbers but `ListenerId::OUTGOING`.
+pub const LISTENERS_MAX: usize = u8::MAX as usize;
+
 /// One connection of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnId {

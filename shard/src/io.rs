@@ -1,6 +1,9 @@
 //! What a service may do to its shard while a callback runs.
 
+use std::net::SocketAddr;
+
 use crate::config::RuntimeConfig;
+use crate::connecting::ConnectRefused;
 use crate::connection_table::Flags;
 use crate::identity::{ConnId, ListenerId, ShardId};
 use crate::mesh::MeshFull;
@@ -19,6 +22,8 @@ pub struct Io<'a, M> {
 pub struct Depths {
     /// Connections, also those that are being torn down.
     pub connections: usize,
+    /// Those of them whose socket the kernel is making or connecting.
+    pub connecting: usize,
     /// Connections with output the kernel has not taken.
     pub outputs: usize,
     /// Bytes of that output.
@@ -69,12 +74,24 @@ impl<M> Io<'_, M> {
         &self.state.config
     }
 
-    /// The listener a connection came by, also after it has moved between shards.
+    /// Begins to connect to `address`. `handle_connected` follows, or `handle_closed` with
+    /// [`CloseReason::ConnectFailed`]. What is written before the connection stands is kept
+    /// and sent then. The kernel gives up only after minutes (tcp_syn_retries), so whoever
+    /// wants to wait less arms a timer and calls [`Io::close`].
+    ///
+    /// # Errors
+    /// [`ConnectRefused`] if the shard has no place for the connection; nothing follows then.
+    pub fn connect(&mut self, address: SocketAddr) -> Result<ConnId, ConnectRefused> {
+        self.state.begin_connect(address)
+    }
+
+    /// The listener a connection came by, also after it has moved between shards. `None`
+    /// if it is gone or this side connected.
     pub fn listener(&self, conn: ConnId) -> Option<ListenerId> {
         self.state.listener_of(conn)
     }
 
-    /// True if the connection is open here. False for one that moves away: until
+    /// True if the connection is open here, also before an outgoing one stands. False for one that moves away: until
     /// `handle_adopted` names it, nobody may write to it.
     pub fn is_open(&self, conn: ConnId) -> bool {
         self.state
@@ -106,7 +123,7 @@ impl<M> Io<'_, M> {
             .map_or(0, |connection| self.state.outputs.queued_bytes(connection.output))
     }
 
-    /// Closes the connection when its output is sent. What the peer sends meanwhile is
+    /// Closes the connection when it stands and its output is sent. What the peer sends meanwhile is
     /// dropped. Enough where the peer's request was read whole.
     pub fn close_after_flush(&mut self, conn: ConnId) {
         self.close_with(conn, Flags::CLOSE_AFTER_FLUSH);
@@ -120,7 +137,7 @@ impl<M> Io<'_, M> {
         self.close_with(conn, Flags::CLOSE_AFTER_FLUSH.or(Flags::LINGER));
     }
 
-    /// Closes the connection at once and drops its output. On a connection that moves
+    /// Closes the connection at once and drops its output; ends a connect under way. On a connection that moves
     /// it has effect only until the socket was handed over.
     pub fn close(&mut self, conn: ConnId) {
         self.state.close_locally(conn);
@@ -196,8 +213,8 @@ impl<M> Io<'_, M> {
 
     /// Moves a connection to another shard: its output is sent first, then
     /// `handle_adopted` is called there with the baggage, followed by whatever the peer
-    /// sent meanwhile. Here it is gone without `handle_closed`. If it can't move,
-    /// `handle_adopted` is called here. If it breaks before, `handle_adopted` and then
+    /// sent meanwhile. Here it is gone without `handle_closed`. If it can't move (an outgoing
+    /// one never does), `handle_adopted` is called here. If it breaks before, `handle_adopted` and then
     /// `handle_closed` are called here, so the baggage is never lost. The baggage is
     /// dropped if the connection was gone before.
     ///
@@ -212,7 +229,8 @@ impl<M> Io<'_, M> {
         self.state.acceptors.iter_mut().for_each(|acceptor| acceptor.stop());
     }
 
-    /// Ends the shard as soon as all output is sent and no connection lingers.
+    /// Ends the shard as soon as all output is sent and no connection lingers. The output
+    /// of connections that don't stand yet is not waited for.
     pub fn finish(&mut self) {
         self.stop_accepting();
         self.state.finished = true;
@@ -229,6 +247,7 @@ impl<M> Io<'_, M> {
         let shards = 0..state.mesh.shards() as u16;
         Depths {
             connections: state.table.open() as usize,
+            connecting: state.connecting.len(),
             outputs: state.outputs.len(),
             output_bytes: state.outputs.total_bytes(),
             holds: state.holds.len(),

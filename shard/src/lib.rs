@@ -1,9 +1,11 @@
 //! Thread-per-core runtime: placement, executors, data rings, buffers, mesh and timers. Knows no MCP.
 //!
 //! [`start`] runs one [`Service`] per cpu. Each owns its connections, timers and
-//! listeners and reaches the other shards by messages only. Sockets live as direct
-//! descriptors in io_uring instances ("data rings") that a task of the shard's glommio
-//! executor drives; glommio and io_uring are named in this crate only.
+//! listeners and reaches the other shards by messages only. Connections come by a
+//! listener, from another shard, or are begun by the service ([`Io::connect`]); the last
+//! stay on their shard. Sockets live as direct descriptors in io_uring instances ("data
+//! rings") that a task of the shard's glommio executor drives; glommio and io_uring are
+//! named in this crate only.
 //!
 //! Invariants:
 //! - Nothing a shard owns is touched by another thread; the mesh is the only way across.
@@ -16,6 +18,7 @@
 mod accepting;
 mod clock;
 mod config;
+mod connecting;
 mod connection_table;
 mod data_ring;
 mod doorbell;
@@ -40,9 +43,10 @@ mod transfer;
 
 pub use clock::monotonic_ns;
 pub use config::RuntimeConfig;
+pub use connecting::ConnectRefused;
 pub use data_ring::{RingError, RingSizes};
 pub use host_limits::{HostError, HostLimits};
-pub use identity::{ConnId, ListenerId, Origin, ShardId};
+pub use identity::{ConnId, LISTENERS_MAX, ListenerId, Origin, ShardId};
 pub use io::{Depths, Io};
 pub use listening::ListenError;
 pub use mesh::{MESH_DEPTH_MAX, MeshFull};

@@ -27,11 +27,16 @@ pub(crate) enum Kind {
     SendFd,
     /// Closing the sending half.
     ShutdownWrite,
+    /// Making the socket of an outgoing connection.
+    Socket,
+    /// Connecting it.
+    Connect,
     /// The timer of the shard.
     Timer,
     /// The shard's eventfd was written.
     Bell,
-    /// What reports only failures nobody can act on: cancels, closes, timer updates.
+    /// What reports only failures nobody can act on: cancels, closes, socket
+    /// options, timer updates.
     Ignored,
 }
 
@@ -45,9 +50,11 @@ impl Kind {
             5 => Kind::Send,
             6 => Kind::SendFd,
             7 => Kind::ShutdownWrite,
-            8 => Kind::Timer,
-            9 => Kind::Bell,
-            10 => Kind::Ignored,
+            8 => Kind::Socket,
+            9 => Kind::Connect,
+            10 => Kind::Timer,
+            11 => Kind::Bell,
+            12 => Kind::Ignored,
             _ => return None,
         })
     }
@@ -97,7 +104,7 @@ mod tests {
 
     #[test]
     fn bits_come_back_as_the_same_operation() {
-        for bits in 1..=10 {
+        for bits in 1..=12 {
             let kind = Kind::from_bits(bits).unwrap();
             assert_eq!(kind as u8, bits);
             for (index, generation) in [(0, 0), (CONNECTIONS_PER_SHARD_MAX - 1, u32::MAX), (7, 9)] {

@@ -2,16 +2,18 @@
 //!
 //! Versions and opcode lists say too little: distributions port features back, and
 //! seccomp profiles and LSMs take them away. So the newest operations are used once, for
-//! real, on a loopback connection: multishot accept, multishot receive into provided
-//! buffers and the hand-over of a descriptor. A kernel that has these has the others; it
-//! takes about a millisecond.
+//! real, on loopback connections: multishot accept, multishot receive into provided
+//! buffers, the hand-over of a descriptor, and a socket made, given an option (the newest
+//! of all) and connected by the ring. A kernel that has these has the others; it takes
+//! about a millisecond.
 
 use std::io::{self, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 
 use io_uring::cqueue;
 use rustix::event::EventfdFlags;
+use socket2::{Domain, SockAddr};
 
 use crate::data_ring::{DataRing, RingSizes};
 use crate::mesh::RingAddress;
@@ -30,8 +32,8 @@ pub struct MissingCapability {
     source: io::Error,
 }
 
-const NEWER_KERNEL: &str = "run a kernel from 6.1 on";
-const SECCOMP: &str = "run a kernel from 6.1 on, and allow the system calls io_uring_setup, \
+const NEWER_KERNEL: &str = "run a kernel from 6.7 on";
+const SECCOMP: &str = "run a kernel from 6.7 on, and allow the system calls io_uring_setup, \
                        io_uring_enter and io_uring_register in the seccomp profile of the \
                        container (docker: --security-opt seccomp=...)";
 
@@ -69,6 +71,31 @@ pub(crate) fn probe() -> Result<(), MissingCapability> {
     ring.send_fd(slot, &RingAddress::clone(other.address()), send_fd);
     result(&mut ring, send_fd)
         .map_err(missing("MSG_RING with a descriptor (IORING_MSG_SEND_FD)", NEWER_KERNEL))?;
+
+    let address = listener
+        .local_addr()
+        .map_err(missing("a loopback connection", "allow TCP on 127.0.0.1"))?;
+    probe_connect(&eventfd, address)
+}
+
+/// Connects as an outgoing connection does.
+fn probe_connect(eventfd: &OwnedFd, to: SocketAddr) -> Result<(), MissingCapability> {
+    let missing = |what| move |source| MissingCapability { what, way_out: NEWER_KERNEL, source };
+    let address = SockAddr::from(to);
+    // Declared after the address, so dropped before it.
+    let mut ring = probe_ring(eventfd).map_err(missing("a third ring"))?;
+    let socket = Operation::other(Kind::Socket, 0);
+    ring.socket(Domain::for_address(to), socket);
+    let (slot, _) = result(&mut ring, socket)
+        .map_err(missing("making a socket as a direct descriptor (IORING_OP_SOCKET)"))?;
+    let option = Operation::other(Kind::Socket, 1);
+    ring.set_nodelay(slot, option);
+    result(&mut ring, option)
+        .map_err(missing("setting a socket's option (SOCKET_URING_OP_SETSOCKOPT)"))?;
+    let connect = Operation::other(Kind::Connect, 0);
+    // SAFETY: the address outlives the ring, whose end ends the operation.
+    unsafe { ring.connect(slot, &raw const address, connect) }
+    result(&mut ring, connect).map_err(missing("connecting a socket (IORING_OP_CONNECT)"))?;
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use crate::data_ring::RingError;
 use crate::driver::Driver;
 use crate::executor_loop;
 use crate::host_limits::{HostError, HostLimits};
-use crate::identity::{ListenerId, ShardId};
+use crate::identity::{LISTENERS_MAX, ListenerId, ShardId};
 use crate::listening::{self, ListenError, ShardSockets};
 use crate::mesh::{self, Envelope, Link, Mesh, MeshFull, RingAddress};
 use crate::placement::{self, Placement, PlacementError};
@@ -339,7 +339,7 @@ where
 fn check(config: &RuntimeConfig) -> Result<(), StartError> {
     let ring = &config.ring;
     let sound = [
-        (config.listeners.len() <= 256, "at most 256 listeners"),
+        (config.listeners.len() <= LISTENERS_MAX, "at most 255 listeners"),
         (ring.slots > 0, "ring.slots must be at least 1"),
         (ring.receive_buffer_bytes > 0, "ring.receive_buffer_bytes must be at least 1"),
         (

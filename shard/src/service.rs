@@ -3,7 +3,8 @@
 //! Invariants the driver keeps:
 //! - All callbacks of one service come from one thread, never nested.
 //! - Between `handle_accept` (or `handle_adopted` on the shard a connection moved
-//!   to) and `handle_closed`, and only there, a [`ConnId`] is named in callbacks.
+//!   to, or the return of [`Io::connect`]) and `handle_closed`, and only there, a
+//!   [`ConnId`] is named in callbacks.
 //! - `handle_closed` comes exactly once, also for a connection whose callback
 //!   panicked; a connection that moved away is not closed here.
 
@@ -27,20 +28,34 @@ pub enum CloseReason {
     Idle,
     /// The shard ended.
     Shutdown,
+    /// An outgoing connection never stood: the peer refused it, can't be reached or did
+    /// not answer in the kernel's time, or the kernel had no socket or port for it.
+    ConnectFailed(std::io::Error),
 }
 
 /// The state of one shard and its reactions.
 ///
-/// A panic in `handle_accept`, `handle_recv`, `handle_eof`, `handle_drained` or
-/// `handle_adopted` closes that connection alone; a panic in any other callback,
-/// `handle_closed` among them, ends the shard.
+/// A panic in `handle_accept`, `handle_connected`, `handle_recv`, `handle_eof`,
+/// `handle_drained` or `handle_adopted` closes that connection alone; a panic in any
+/// other callback, `handle_closed` among them, ends the shard.
 pub trait Service: Sized {
     /// What shards and the control thread tell each other, and what accompanies a
     /// connection that moves to another shard.
     type Message: Send + 'static;
 
+    /// The shard begins to work. First call of all.
+    fn handle_start(&mut self, io: &mut Io<'_, Self::Message>) {
+        let _ = io;
+    }
+
     /// A client has connected.
     fn handle_accept(&mut self, io: &mut Io<'_, Self::Message>, conn: ConnId, listener: ListenerId);
+
+    /// A connection begun by [`Io::connect`] stands. What was written to it is on its
+    /// way; what the peer sends comes by `handle_recv` from now on.
+    fn handle_connected(&mut self, io: &mut Io<'_, Self::Message>, conn: ConnId) {
+        let _ = (io, conn);
+    }
 
     /// Bytes have come. They lie in the ring's provided buffer: they may be
     /// changed in place and are gone when the call returns.

@@ -14,6 +14,7 @@ use slab::Slab;
 
 use crate::accepting::Acceptor;
 use crate::config::RuntimeConfig;
+use crate::connecting::Addresses;
 use crate::connection_table::{ConnectionTable, Flags, NONE};
 use crate::data_ring::{DataRing, RingError};
 use crate::identity::{ConnId, ShardId};
@@ -77,6 +78,10 @@ pub struct Counters {
     pub accept_failures: u64,
     /// Connections closed right after the accept because the table was full.
     pub refused: u64,
+    /// Outgoing connections that stood.
+    pub connects: u64,
+    /// Outgoing connections that ended before they stood, also those the service closed.
+    pub connects_failed: u64,
     /// Times a receive ran out of buffers.
     pub buffers_exhausted: u64,
     /// Callbacks that panicked.
@@ -97,6 +102,8 @@ pub(crate) struct ShardState<M> {
     pub(crate) rings_max: usize,
     pub(crate) table: ConnectionTable,
     pub(crate) outputs: OutputQueues,
+    /// Where the connections that don't stand yet are to lead.
+    pub(crate) connecting: Addresses,
     pub(crate) holds: Slab<Hold<M>>,
     /// Connections to look at when the turn ends.
     pub(crate) dirty: Vec<ConnId>,
@@ -117,6 +124,8 @@ pub(crate) struct ShardState<M> {
     /// [`Flags::TEARDOWN`].
     pub(crate) lingering: u32,
     pub(crate) finished: bool,
+    /// The service is being told that its connections are gone: none may be begun.
+    pub(crate) ending: bool,
     pub(crate) deadline_ms: Option<u64>,
 }
 
@@ -137,6 +146,7 @@ impl<M> ShardState<M> {
             rings_max: usize::from(config.rings_per_shard_max.max(1)),
             table: ConnectionTable::new(config.connections_per_shard_max),
             outputs: OutputQueues::default(),
+            connecting: Addresses::default(),
             holds: Slab::new(),
             dirty: Vec::new(),
             deferred: VecDeque::new(),
@@ -151,6 +161,7 @@ impl<M> ShardState<M> {
             now_ns,
             lingering: 0,
             finished: false,
+            ending: false,
             deadline_ms: None,
             config,
         })
@@ -220,7 +231,8 @@ impl<M> ShardState<M> {
             .or(Flags::MOVING)
             .or(Flags::EOF)
             .or(Flags::TEARDOWN)
-            .or(Flags::STARVED);
+            .or(Flags::STARVED)
+            .or(Flags::CONNECTING);
         if let Some(connection) = self.table.find_mut(conn)
             && !connection.flags.any(NOT_NOW)
         {
@@ -294,6 +306,11 @@ impl<M> ShardState<M> {
         if flags.any(Flags::SEND_IN_FLIGHT) {
             self.rings[ring].cancel(Operation::of(Kind::Send, conn));
         }
+        if flags.any(Flags::CONNECTING) {
+            // The kernel makes a socket without waiting, so that needs no cancel; its
+            // completion finds the connection torn down.
+            self.rings[ring].cancel(Operation::of(Kind::Connect, conn));
+        }
         self.release_if_done(conn);
     }
 
@@ -306,7 +323,9 @@ impl<M> ShardState<M> {
         }
         self.outputs.release(&mut connection.output);
         let ring = &mut self.rings[usize::from(connection.ring)];
-        ring.close(connection.slot);
+        if connection.slot != NONE {
+            ring.close(connection.slot);
+        }
         ring.slots_used -= 1;
         self.take_hold(conn);
         self.table.remove(conn);
@@ -339,7 +358,7 @@ impl<M> ShardState<M> {
 
     /// Starts the next send of a connection, or does what waits for its output's end.
     pub(crate) fn send_next(&mut self, conn: ConnId) {
-        const NOT_NOW: Flags = Flags::SEND_IN_FLIGHT.or(Flags::TEARDOWN);
+        const NOT_NOW: Flags = Flags::SEND_IN_FLIGHT.or(Flags::TEARDOWN).or(Flags::CONNECTING);
         let Some(connection) = self.table.find_mut(conn) else { return };
         if connection.flags.any(NOT_NOW) {
             return;
@@ -466,6 +485,7 @@ impl<M> Drop for ShardState<M> {
         if busy.count() > 0 {
             // The kernel may still read from these buffers: a leak, but no use after free.
             std::mem::forget(std::mem::take(&mut self.outputs));
+            std::mem::forget(std::mem::take(&mut self.connecting));
         }
     }
 }

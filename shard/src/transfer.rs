@@ -9,6 +9,7 @@
 //! Invariants: bytes reach the service in the order they came, on exactly one shard;
 //! a connection that can't move stays and its baggage comes back by `handle_adopted`;
 //! a move never takes a slot an accept in flight relies on, as its own is reserved.
+//! Outgoing connections don't move: whoever asked for one waits for its answers here.
 //!
 //! Limit: a slot reserved for a shard that dies stays reserved. That shard may have put
 //! a socket there and died before it told, and a slot taken for free would cost an
@@ -42,14 +43,15 @@ enum Slot {
 
 impl<M> ShardState<M> {
     /// Begins a move. The connection stays, and the baggage comes back, if it moves
-    /// already, is there already, or the other shard has ended.
+    /// already, is there already, is an outgoing one, or the other shard has ended.
     pub(crate) fn begin_move(&mut self, conn: ConnId, to: ShardId, baggage: M) {
         let ended = self.mesh.has_ended(to);
         let Some(connection) = self.table.find_mut(conn) else { return };
         if connection.flags.any(Flags::GONE) {
             return;
         }
-        if ended || to == self.shard || connection.flags.any(Flags::MOVING) {
+        let outgoing = connection.listener == ListenerId::OUTGOING;
+        if ended || to == self.shard || outgoing || connection.flags.any(Flags::MOVING) {
             self.deferred.push_back(Deferred::Returned(conn, baggage));
             return;
         }
@@ -222,9 +224,10 @@ impl<M> ShardState<M> {
         self.close(conn, CloseReason::Reset(io::Error::from_raw_os_error(errno)));
     }
 
-    /// The listener a connection came by.
+    /// The listener a connection came by; `None` if it came by none.
     pub(crate) fn listener_of(&self, conn: ConnId) -> Option<ListenerId> {
-        self.table.find(conn).map(|connection| connection.listener)
+        let listener = self.table.find(conn)?.listener;
+        (listener != ListenerId::OUTGOING).then_some(listener)
     }
 }
 

@@ -157,6 +157,7 @@ impl Service for Lines {
             CloseReason::Shutdown => "shutdown",
             CloseReason::SlowReader => "slow",
             CloseReason::Idle => "idle",
+            CloseReason::ConnectFailed(_) => "connect failed",
         };
         self.note(io, Event::Closed(conn, reason));
     }

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod closing;
+mod connecting;
+mod dialer;
 mod echo;
 mod ending;
 mod harness;
