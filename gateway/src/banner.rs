@@ -26,6 +26,7 @@ pub fn banner(facts: &NodeFacts) -> String {
     for (name, value) in rows {
         row(&mut text, name, &value);
     }
+    row(&mut text, "servers", &servers_text(facts));
     for (index, limit) in facts.host_limits.iter().enumerate() {
         row(&mut text, if index == 0 { "limits" } else { "" }, &limit_text(limit));
     }
@@ -50,6 +51,21 @@ fn shards_text(cpus: &[Option<u16>]) -> String {
     match list.len() {
         1 => format!("1, on cpu {}", list[0]),
         count => format!("{count}, on cpus {}", list.join(", ")),
+    }
+}
+
+/// More tool servers than this are not named.
+const NAMES_MAX: usize = 8;
+
+fn servers_text(facts: &NodeFacts) -> String {
+    let names = &facts.upstreams;
+    match names.len() {
+        0 => "the built-in one".to_owned(),
+        count if count > NAMES_MAX => {
+            let rest = count - NAMES_MAX;
+            format!("{} and {rest} more (`shardgate upstreams`)", names[..NAMES_MAX].join(", "))
+        }
+        _ => names.join(", "),
     }
 }
 
@@ -139,6 +155,16 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
+    }
+
+    #[test]
+    fn it_names_the_tool_servers() {
+        let mut facts = NodeFacts::for_tests();
+        assert!(plain(&facts).contains("servers the built-in one"));
+        facts.upstreams = vec!["crm".to_owned(), "erp".to_owned()];
+        assert!(plain(&facts).contains("servers crm, erp\n"));
+        facts.upstreams = (0..10).map(|number| format!("s{number}")).collect();
+        assert!(plain(&facts).contains("s6, s7 and 2 more"));
     }
 
     #[test]

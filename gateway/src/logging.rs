@@ -67,6 +67,7 @@ pub fn log_ready(facts: &NodeFacts) {
         admin = facts.admin.to_string(),
         node = facts.node,
         shards = facts.shards.len().to_string(),
+        upstreams = facts.upstreams.join(","),
         version = facts.version,
         "clients are served"
     );
@@ -133,6 +134,7 @@ mod tests {
             ("admin", "127.0.0.1:9090"),
             ("node", "gw-1"),
             ("shards", "2"),
+            ("upstreams", ""),
             ("version", env!("CARGO_PKG_VERSION")),
             ("level", "INFO"),
         ] {

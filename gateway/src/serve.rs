@@ -3,8 +3,11 @@
 use std::hash::Hasher;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use shardgate_proto::catalog::Pins;
 use shardgate_proto::http1;
 use shardgate_proto::jsonrpc::ScanLimits;
 use shardgate_proto::mcp::event_log::LogLimits;
@@ -17,14 +20,23 @@ use shardgate_shard::{
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::banner::banner;
-use crate::config::{Config, SecretError, ShardCount};
-use crate::control::{
-    self, Control, ControlError, ControlSetup, NodeFacts, ShardInbox, ShardLinks,
+use crate::children::{
+    COMMANDS_MAX, ChildNews, ChildSpecs, ChildrenSetup, DeliverNews, Undelivered,
 };
-use crate::data_path::{Gateway, Message, Settings};
+use crate::config::{Config, ConfigOrigin, SecretError, ShardCount};
+use crate::control::{
+    self, Control, ControlError, ControlSetup, NodeFacts, ReloadSetup, ResolverSetup, ShardInbox,
+    ShardLinks,
+};
+use crate::data_path::{Gateway, Links, Message, Settings};
 use crate::embedded::{Embedded, EmbeddedConfig};
+use crate::endpoints::Endpoints;
+use crate::federation::{Federation, FederationSettings};
 use crate::logging::{self, Style};
 use crate::metrics::ShardMetrics;
+use crate::pins::{DeliverPins, PinBook, PinsFileError, SIGHTINGS_MAX, Sighting};
+use crate::reloading::Running;
+use crate::upstreams::{Upstreams, UpstreamsError};
 
 /// Streams a session may keep for resumption beside those that are open.
 const RESUMABLE_STREAMS: usize = 64;
@@ -44,6 +56,12 @@ pub enum ServeError {
     /// The session secret can't be had.
     #[error("read the session secret")]
     Secret(#[source] SecretError),
+    /// What an upstream needs is missing.
+    #[error(transparent)]
+    Upstream(UpstreamsError),
+    /// The approved definitions of tools can't be read.
+    #[error(transparent)]
+    Pins(PinsFileError),
     /// No random numbers.
     #[error("draw a session secret from the kernel")]
     Random(#[source] getrandom::Error),
@@ -81,13 +99,35 @@ pub enum ServeError {
 ///
 /// # Errors
 /// See [`ServeError`].
-pub fn serve(config: Config) -> Result<(), ServeError> {
+pub fn serve(config: Config, origin: ConfigOrigin) -> Result<(), ServeError> {
+    let (accepted, reloaded) = flume::bounded(1);
+    let pins_file = origin.pins_file(&config);
+    let reload = ReloadSetup { origin, running: config.clone(), accepted };
     let config = &config;
     let admin = control::bind_admin(config.admin.address).map_err(ServeError::Control)?;
     refuse_taken(&config.listen.address)?;
     let admin_address = admin.local_addr().unwrap_or(config.admin.address);
     let keys = Keys::new(config)?;
-    let shards = start_shards(config, &keys)?;
+    let upstreams = Upstreams::read(config).map_err(ServeError::Upstream)?;
+    let (commands_to, commands) = flume::bounded(COMMANDS_MAX);
+    let (look_up_anew, looked_up_anew) = flume::bounded(1);
+    let (sightings_to, sightings) = flume::bounded(SIGHTINGS_MAX);
+    let endpoints = Arc::new(upstreams.table(&Endpoints::default()));
+    let federation = match upstreams.is_empty() {
+        true => None,
+        false => {
+            let pins = Arc::new(PinBook::read(&pins_file).map_err(ServeError::Pins)?);
+            Some(federation_settings(config, &keys, &upstreams, pins, sightings_to))
+        }
+    };
+    let settings = settings(config, &keys, &upstreams);
+    let links_of = {
+        let endpoints = Arc::clone(&endpoints);
+        move || Links::new(Arc::clone(&endpoints), Some(commands_to.clone()))
+    };
+    let shards = start_shards(config, settings, &keys, federation.clone(), links_of)?;
+    let book = federation.as_ref().map(|federation| pin_book(pins_file, federation, &shards));
+    let specs = ChildSpecs::from_iter(upstreams.children());
     let cpus = shards.placement().shards.iter().map(|(_, cpu)| u16::try_from(*cpu).ok()).collect();
     let facts = NodeFacts::new(config, shards.addresses().to_vec(), admin_address, cpus);
     let setup = ControlSetup {
@@ -95,6 +135,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         allowed_hosts: config.admin_allowed_hosts(),
         facts: facts.clone(),
         links: links(&shards),
+        children: Some((children(specs.clone(), &shards), commands)),
+        reload: Some(reload),
+        resolver: resolver(&endpoints, upstreams.is_empty(), &shards, looked_up_anew),
+        pins: book.clone().map(|book| (book, sightings)),
     };
     let control = match control::start(setup) {
         Ok(control) => control,
@@ -110,7 +154,12 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         Style::Human { .. } => anstream::eprint!("{}", banner(&facts)),
         Style::Json => logging::log_ready(&facts),
     }
-    let ended = wait(&control, &shards);
+    let mut running = Running { upstreams, endpoints, specs, federation, book, look_up_anew };
+    let ended = wait(&control, &shards, || {
+        for config in reloaded.drain() {
+            running.take_over(&config, &shards);
+        }
+    });
     control.set_draining();
     let deadline = Duration::from_millis(config.limits.drain_deadline_ms);
     shards.shutdown(deadline);
@@ -133,14 +182,15 @@ fn refuse_taken(addresses: &[SocketAddr]) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Waits for a signal; `Some` if instead all shards ended.
-fn wait(control: &Control, shards: &Handle<Message>) -> Option<String> {
+/// Waits for a signal, and looks around now and then; `Some` if instead all shards ended.
+fn wait(control: &Control, shards: &Handle<Message>, mut look: impl FnMut()) -> Option<String> {
     let mut reported = 0;
     loop {
         match control.stops().recv_timeout(EXIT_LOOK) {
             Ok(_) | Err(flume::RecvTimeoutError::Disconnected) => return None,
             Err(flume::RecvTimeoutError::Timeout) => {}
         }
+        look();
         let exits = shards.exits();
         for exit in &exits[reported..] {
             let (shard, reason) = (exit.shard.0, reason_text(&exit.reason));
@@ -216,24 +266,61 @@ fn derive(secret: &[u8], purpose: &[u8]) -> [u8; 16] {
     outer.finish128().as_bytes()
 }
 
-fn start_shards(config: &Config, keys: &Keys) -> Result<Handle<Message>, ServeError> {
+/// Starts the shards with upstreams, or with the embedded server if there are none.
+fn start_shards(
+    config: &Config,
+    settings: Settings,
+    keys: &Keys,
+    federation: Option<FederationSettings>,
+    links: impl Fn() -> Links + Clone + Send + Sync + 'static,
+) -> Result<Handle<Message>, ServeError> {
     let runtime = runtime_config(config);
-    let settings = settings(config, keys);
-    let seal_key = keys.seal;
-    let start_unix_ms = start_unix_ms();
+    if let Some(federation) = federation {
+        return shardgate_shard::start(runtime, move |start: ShardStart| {
+            let share = settings.for_one_of(start.shards);
+            let metrics = ShardMetrics::new(start.shard.0, u16::try_from(start.cpu).ok());
+            let own = FederationSettings {
+                shard: start.shard.0,
+                shards: u16::try_from(start.shards).unwrap_or(u16::MAX),
+                ..federation.clone()
+            };
+            Gateway::new(share, metrics, Federation::new(own), links())
+        })
+        .map_err(ServeError::Shards);
+    }
+    let (seal_key, start_unix_ms) = (keys.seal, start_unix_ms());
     let page_entries = config.embedded.page_entries;
     shardgate_shard::start(runtime, move |start: ShardStart| {
         let share = settings.for_one_of(start.shards);
         let metrics = ShardMetrics::new(start.shard.0, u16::try_from(start.cpu).ok());
-        let upstream = Embedded::new(EmbeddedConfig {
-            seal_key,
-            start_unix_ms,
-            shard: start.shard.0,
-            page_entries,
-        });
-        Gateway::new(share, metrics, upstream)
+        let shard = start.shard.0;
+        let upstream =
+            Embedded::new(EmbeddedConfig { seal_key, start_unix_ms, shard, page_entries });
+        Gateway::new(share, metrics, upstream, links())
     })
     .map_err(ServeError::Shards)
+}
+
+fn federation_settings(
+    config: &Config,
+    keys: &Keys,
+    upstreams: &Upstreams,
+    pins: Arc<Pins>,
+    sightings: flume::Sender<Sighting>,
+) -> FederationSettings {
+    FederationSettings {
+        servers: upstreams.servers(),
+        routes: upstreams.routes.clone(),
+        pins,
+        sightings: Some(sightings),
+        page_entries: config.embedded.page_entries,
+        seal_key: keys.seal,
+        start_unix_ms: start_unix_ms(),
+        shard: 0,
+        shards: 1,
+        message_bytes_max: config.limits.message_bytes_max,
+        json_depth_max: config.limits.json_depth_max,
+    }
 }
 
 /// The Unix time at which the runtime's clock was zero.
@@ -267,10 +354,11 @@ fn runtime_config(config: &Config) -> RuntimeConfig {
     }
 }
 
-fn settings(config: &Config, keys: &Keys) -> Settings {
+fn settings(config: &Config, keys: &Keys, upstreams: &Upstreams) -> Settings {
     let limits = &config.limits;
     Settings {
         ids: SessionIds::new(config.node.name.as_str(), &keys.session_ids),
+        routes: Arc::clone(&upstreams.paths),
         hosts: config.allowed_hosts(),
         origins: config.allowed_origins(),
         http: http1::Limits {
@@ -304,6 +392,56 @@ fn settings(config: &Config, keys: &Keys) -> Settings {
         slow_reader_bytes_max: limits.slow_reader_bytes_max,
         drain_linger_ms: limits.drain_linger_ms,
     }
+}
+
+/// The book of approved definitions, which tells the shards of them.
+fn pin_book(
+    path: PathBuf,
+    federation: &FederationSettings,
+    shards: &Handle<Message>,
+) -> Arc<PinBook> {
+    let count = shards.shards() as u16;
+    let shards = shards.clone();
+    let deliver: DeliverPins = Box::new(move |shard, pins| {
+        let gone = || shards.exits().iter().any(|exit| exit.shard.0 == shard);
+        shards.send(ShardId(shard), Message::Pins(pins)).is_ok() || gone()
+    });
+    Arc::new(PinBook::new(path, Arc::clone(&federation.pins), count, deliver))
+}
+
+/// How the control thread keeps children, and tells shards of them.
+fn children(specs: ChildSpecs, shards: &Handle<Message>) -> ChildrenSetup {
+    let shards = shards.clone();
+    let deliver: DeliverNews = Arc::new(move |shard: u16, news: ChildNews| {
+        shards.send(ShardId(shard), Message::Child(news)).map_err(|full| {
+            let gone = shards.exits().iter().any(|exit| exit.shard.0 == shard);
+            if let (Message::Child(news), false) = (full.0, gone) {
+                Undelivered::Full(news)
+            } else {
+                Undelivered::Gone
+            }
+        })
+    });
+    ChildrenSetup::new(specs, deliver)
+}
+
+/// How the control thread looks names up, and tells shards of them.
+fn resolver(
+    endpoints: &Endpoints,
+    alone: bool,
+    shards: &Handle<Message>,
+    replaced: flume::Receiver<Endpoints>,
+) -> Option<ResolverSetup> {
+    if alone {
+        return None;
+    }
+    let count = shards.shards() as u16;
+    let shards = shards.clone();
+    let deliver = Box::new(move |shard: u16, endpoints: Arc<Endpoints>| {
+        let is_taken = shards.send(ShardId(shard), Message::Endpoints(endpoints)).is_ok();
+        is_taken || shards.exits().iter().any(|exit| exit.shard.0 == shard)
+    });
+    Some(ResolverSetup::new(endpoints.clone(), replaced, count, deliver))
 }
 
 fn links(shards: &Handle<Message>) -> ShardLinks {

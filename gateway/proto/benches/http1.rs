@@ -1,12 +1,15 @@
-//! What it costs to decode a typical request and to write a typical answer.
+//! What it costs to decode a typical request, to write a typical answer, and to ask a tool server.
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use shardgate_proto::clock::Millis;
+use shardgate_proto::http_client::{ExchangeEvent, HttpClient, HttpClientSettings, Request, Verb};
 use shardgate_proto::http1::{
     Decoded, Extras, HttpDate, Limits, RequestDecoder, Status, write_json,
 };
+use shardgate_proto::upstream::{EndpointId, Events, LinkKey};
 
 fn request() -> Vec<u8> {
     let body = r#"{"jsonrpc":"2.0","id":12345,"method":"tools/call","params":{"name":"echo","arguments":{"message":"hello from a client with a short message of text","n":17},"_meta":{"progressToken":"t-12345"}}}"#;
@@ -54,9 +57,57 @@ fn http1(criterion: &mut Criterion) {
     });
 }
 
+/// A keep-alive POST to a tool server and its small JSON answer.
+fn exchange(criterion: &mut Criterion) {
+    let mut client = HttpClient::new(HttpClientSettings {
+        owner: 0,
+        endpoint: EndpointId(0),
+        authority: "127.0.0.1:8080".to_owned(),
+        path: "/mcp".to_owned(),
+        fields: Vec::new(),
+        connections_max: 1,
+        waiting_max: 0,
+        head_bytes_max: 16 * 1024,
+        message_bytes_max: 16 * 1024 * 1024,
+        idle_link_ms: 5_000,
+        connect_timeout_ms: 5_000,
+        head_timeout_ms: 5_000,
+    });
+    let fields = [("Mcp-Session-Id", "0123456789abcdef"), ("MCP-Protocol-Version", "2025-11-25")];
+    let body: [&[u8]; 3] = [b"{\"jsonrpc\":\"2.0\",\"id\":", b"17", &[b'x'; 150]];
+    let request = Request {
+        verb: Verb::Post,
+        path: None,
+        fields: &fields,
+        body: &body,
+        accept: "application/json, text/event-stream",
+        timeout_ms: None,
+        repeatable: false,
+    };
+    let mut answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 150\r\n\r\n".to_vec();
+    answer.extend_from_slice(&[b'x'; 150]);
+    let (mut events, now, link) = (Events::new(), Millis(0), LinkKey::new(0, 0));
+    criterion.bench_function("exchange/json", |bencher| {
+        bencher.iter(|| {
+            let sent = client.send(black_box(&request), now, &mut events);
+            assert!(sent.is_ok());
+            let mut message_bytes = 0;
+            let mut sink = |_, event: ExchangeEvent<'_>| {
+                if let ExchangeEvent::Message { data, .. } = event {
+                    message_bytes = data.len();
+                }
+            };
+            client.link_opened(link, now, &mut events, &mut sink);
+            client.link_received(link, black_box(&mut answer), now, &mut events, &mut sink);
+            assert_eq!(message_bytes, 150);
+            events.clear();
+        });
+    });
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(std::time::Duration::from_secs(2)).warm_up_time(std::time::Duration::from_millis(500));
-    targets = http1
+    targets = http1, exchange
 }
 criterion_main!(benches);

@@ -10,6 +10,9 @@
 //! - Events of one call come in order; an answer is its last event.
 //! - An upstream never blocks and never reads a clock: it is told `now` and says
 //!   in [`Upstream::poll_timeout`] when it wants to be called again.
+//! - A link that was asked for by [`Event::OpenLink`] is told of by exactly one
+//!   [`Upstream::link_closed`], unless the upstream closes it first; after either,
+//!   nothing of it comes any more.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -29,6 +32,44 @@ pub struct CallKey(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AskKey(pub u64);
 
+/// A byte pipe to a tool server (a TCP or TLS connection, or the standard streams of a
+/// child process), chosen by the upstream and unique within its shard for the process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkKey(u64);
+
+impl LinkKey {
+    const NUMBER_BITS: u32 = 48;
+
+    /// Link `number` of the tool server `owner`.
+    ///
+    /// # Panics
+    /// If the number has more than 48 bits: one a microsecond lasts for nine years.
+    pub fn new(owner: u16, number: u64) -> LinkKey {
+        assert!(number >> LinkKey::NUMBER_BITS == 0, "link numbers are used up");
+        LinkKey(u64::from(owner) << LinkKey::NUMBER_BITS | number)
+    }
+
+    /// The tool server whose link this is.
+    pub fn owner(self) -> u16 {
+        (self.0 >> LinkKey::NUMBER_BITS) as u16
+    }
+}
+
+/// Where a link goes: an entry of the table of endpoints that every shard has.
+/// Never used for another endpoint in the process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId(pub u16);
+
+/// A path clients come in on, with its own choice of tools: a virtual server.
+/// Never used for another path in the process's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(pub u16);
+
+impl RouteId {
+    /// `/mcp`, which shows everything.
+    pub const WHOLE: RouteId = RouteId(0);
+}
+
 /// For whom a call is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
@@ -45,6 +86,8 @@ pub struct Call<'a> {
     pub key: CallKey,
     /// For whom.
     pub caller: Caller,
+    /// On which path; a session's calls all come on the path it was opened on.
+    pub route: RouteId,
     /// The revision in force for this request.
     pub version: ProtocolVersion,
     /// The JSON-RPC id as the client wrote it (raw JSON: a number or a quoted string).
@@ -131,6 +174,36 @@ pub enum Event {
         /// What the siblings are told. Only the upstream understands it.
         message: Range<usize>,
     },
+    /// Open a link. [`Upstream::link_opened`] or [`Upstream::link_closed`] tells how it went.
+    OpenLink {
+        /// Its name from here on.
+        link: LinkKey,
+        /// Where to.
+        endpoint: EndpointId,
+    },
+    /// Send bytes on a link; what is sent before it is open waits for that.
+    Send {
+        /// On which.
+        link: LinkKey,
+        /// What.
+        bytes: Range<usize>,
+    },
+    /// Close a link at once. Nothing of it comes any more.
+    CloseLink {
+        /// Which.
+        link: LinkKey,
+    },
+}
+
+/// Why a link ended or never came to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEnd {
+    /// The server closed it in order.
+    Closed,
+    /// It could not be opened: the text says what was tried and why it failed.
+    Unreachable(String),
+    /// It broke: a reset, a TLS failure, a child that died.
+    Broken(String),
 }
 
 /// Queue of an upstream's events with one byte arena, reused from turn to turn.
@@ -225,6 +298,22 @@ impl Events {
         self.list.push(Event::Siblings { message });
     }
 
+    /// Asks for a link.
+    pub fn open_link(&mut self, link: LinkKey, endpoint: EndpointId) {
+        self.list.push(Event::OpenLink { link, endpoint });
+    }
+
+    /// Bytes for a link; `write` appends them.
+    pub fn send(&mut self, link: LinkKey, write: impl FnOnce(&mut Vec<u8>)) {
+        let bytes = self.write(write);
+        self.list.push(Event::Send { link, bytes });
+    }
+
+    /// Ends a link.
+    pub fn close_link(&mut self, link: LinkKey) {
+        self.list.push(Event::CloseLink { link });
+    }
+
     fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
         let start = self.arena.len();
         write(&mut self.arena);
@@ -261,10 +350,20 @@ pub enum HeaderParameterKind {
 pub struct HeaderParameter {
     /// The argument's name.
     pub argument: Cow<'static, str>,
+    /// The properties from the argument down to the value, if that lies inside of it.
+    pub inner: Vec<String>,
     /// What follows `Mcp-Param-` in the header's name; compared without case.
     pub header: Cow<'static, str>,
     /// What it holds.
     pub kind: HeaderParameterKind,
+}
+
+impl HeaderParameter {
+    /// The value to mirror, as raw JSON, out of the raw object of all arguments.
+    pub fn value_in<'a>(&self, arguments: &'a [u8]) -> Option<&'a [u8]> {
+        let argument = crate::jsonrpc::member(arguments, &self.argument)?;
+        self.inner.iter().try_fold(argument, |object, name| crate::jsonrpc::member(object, name))
+    }
 }
 
 /// A tool server as the gateway sees it. Sans-IO; one instance per shard.
@@ -272,8 +371,8 @@ pub trait Upstream {
     /// What `initialize` (legacy) or `server/discover` (modern) should say in `version`.
     fn describe(&self, version: ProtocolVersion) -> Description;
 
-    /// The arguments of a tool that headers mirror; empty for most tools.
-    fn header_parameters(&self, tool: &str) -> &[HeaderParameter];
+    /// The arguments of a route's tool that headers mirror; empty for most tools.
+    fn header_parameters(&self, route: RouteId, tool: &str) -> &[HeaderParameter];
 
     /// The gateway is going down: calls that never end by themselves
     /// (`subscriptions/listen`) get their final answers now.
@@ -283,12 +382,13 @@ pub trait Upstream {
     fn open_session(
         &mut self,
         session: SessionKey,
+        route: RouteId,
         version: ProtocolVersion,
         client_capabilities: &[u8],
     );
 
     /// A legacy session has ended; its calls were cancelled before.
-    fn close_session(&mut self, session: SessionKey);
+    fn close_session(&mut self, session: SessionKey, now: Millis, events: &mut Events);
 
     /// A client request. Its answer may come at once or in a later step.
     fn handle_call(&mut self, call: &Call<'_>, now: Millis, events: &mut Events);
@@ -323,4 +423,19 @@ pub trait Upstream {
 
     /// Time has reached [`Upstream::poll_timeout`].
     fn handle_timeout(&mut self, now: Millis, events: &mut Events);
+
+    /// A link is open.
+    fn link_opened(&mut self, link: LinkKey, now: Millis, events: &mut Events) {
+        let _ = (link, now, events);
+    }
+
+    /// Bytes came on a link. They may be changed in place and are gone afterwards.
+    fn link_received(&mut self, link: LinkKey, bytes: &mut [u8], now: Millis, events: &mut Events) {
+        let _ = (link, bytes, now, events);
+    }
+
+    /// A link has ended, or could not be opened. Last call for this link.
+    fn link_closed(&mut self, link: LinkKey, end: LinkEnd, now: Millis, events: &mut Events) {
+        let _ = (link, end, now, events);
+    }
 }

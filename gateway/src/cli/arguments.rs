@@ -1,10 +1,14 @@
 //! What may be said on the command line, and the help that teaches it.
 
+use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
+use crate::children::guard::{GUARD_COMMAND, GuardOrder};
 use crate::config::keys;
 use crate::config::{LogFormat, LogLevels, NodeName, Overrides, ShardCount, parse_address};
 
@@ -25,7 +29,9 @@ Examples:
   shardgate                                      try it out on this machine
   shardgate serve --config shardgate.toml        run it with a configuration
   shardgate check --config shardgate.toml        say what is wrong with a configuration
-  shardgate status                               look at a running gateway";
+  shardgate status                               look at a running gateway
+  shardgate connect http://127.0.0.1:8080/mcp    let a client without HTTP use it
+  shardgate upstreams                            look at its tool servers";
 
 const SERVE_EXAMPLES: &str = "\
 What isn't said here is taken from the environment, then from the configuration file, then
@@ -34,6 +40,9 @@ from the defaults. docs/configuration.md lists every key.
 SIGTERM or Ctrl-C drains: requests in flight are answered, streams end with the time after
 which clients may try again, and the process ends with code 0. Sessions end with it. A second
 signal ends it at once.
+
+The file is read again when it has changed, and on SIGHUP: upstreams and routes change at once,
+all else waits for the next start, and a file that is not sound changes nothing.
 
 In the JSON log, the line with \"event\":\"ready\" tells the bound addresses; port 0 takes a free port.
 
@@ -46,11 +55,13 @@ Examples:
 
 const CHECK_EXAMPLES: &str = "\
 Reads the file as `serve` would, and the session secret it names, but starts nothing. Each
-problem is told with line, column and key. The code is 0 if all is sound, 3 if not.
+problem is told with line, column and key. The code is 0 if all is sound, 3 if not. Variables
+and files with values for upstreams are looked at too; one that is missing here is only noted.
 
 Examples:
   shardgate check --config shardgate.toml
-  shardgate check --config shardgate.toml --print        the whole configuration that would hold";
+  shardgate check --config shardgate.toml --print        the whole configuration that would hold,
+                                                         without values that may be secret";
 
 const STATUS_EXAMPLES: &str = "\
 Rates and percentiles are those of the last seconds; totals count from the start.
@@ -59,6 +70,56 @@ Examples:
   shardgate status                                       the gateway of this machine
   shardgate status --admin 127.0.0.1:9191
   shardgate status --json | jq .totals.requests_per_second";
+
+const CONNECT_EXAMPLES: &str = "\
+For clients that start a command and speak MCP with it on standard input and output, as
+desktop applications do. Both eras are carried: sessions, which are opened, resumed, renewed
+when the gateway has restarted, and ended with the client; and the stateless requests of
+2026-07-28. Standard output carries messages only, standard error what people may want to know.
+
+A gateway that can't be reached is told in the answer to each request, and tried again with the
+next one. The command ends when its standard input does, or on SIGTERM or Ctrl-C, with code 0.
+
+For a client's configuration (claude_desktop_config.json, mcp.json and the like):
+
+  {
+    \"mcpServers\": {
+      \"shardgate\": {
+        \"command\": \"shardgate\",
+        \"args\": [\"connect\", \"http://127.0.0.1:8080/mcp\"]
+      }
+    }
+  }
+
+A token belongs into the environment, where process lists don't show it:
+
+        \"args\": [\"connect\", \"https://mcp.example.com/mcp\",
+                 \"--header-env\", \"Authorization=MCP_AUTHORIZATION\"],
+        \"env\": { \"MCP_AUTHORIZATION\": \"Bearer …\" }
+
+With https the certificate authorities of this machine hold; SSL_CERT_FILE names others.
+
+Example, by hand:
+  echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{
+    \"protocolVersion\":\"2025-11-25\",\"capabilities\":{},\"clientInfo\":{\"name\":\"me\",\"version\":\"0\"}}}' |
+    tr -d '\\n' | shardgate connect http://127.0.0.1:8080/mcp";
+
+const UPSTREAMS_EXAMPLES: &str = "\
+A server is up, opening (not read yet), down (its last reading failed) or broken (it failed
+several times in a row and is sent no calls for a while). docs/operations.md says what to do.
+
+Examples:
+  shardgate upstreams                                    of the gateway of this machine
+  shardgate upstreams --json | jq '.upstreams[] | select(.state != \"up\") | .name'";
+
+const CATALOG_EXAMPLES: &str = "\
+An upstream with `pin = true` is trusted as it is first seen. A tool whose definition changes
+later is withheld from clients until somebody has looked at it and approves it here.
+
+Examples:
+  shardgate catalog list                                 what is pinned, and what is withheld
+  shardgate catalog approve                              every definition as it is now
+  shardgate catalog approve crm find_customer            that of one tool";
 
 /// A thread-per-core gateway for the Model Context Protocol (MCP).
 #[derive(Debug, Parser)]
@@ -81,8 +142,20 @@ pub(super) enum Command {
     /// Shows what a running gateway does.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
+    /// Carries a client's standard input and output to a gateway, for clients without HTTP.
+    #[command(after_help = CONNECT_EXAMPLES)]
+    Connect(ConnectArgs),
+    /// Shows the tool servers of a running gateway, and what is wrong with them.
+    #[command(after_help = UPSTREAMS_EXAMPLES)]
+    Upstreams(StatusArgs),
+    /// Lists the pinned tools of a running gateway, or approves changed ones.
+    #[command(after_help = CATALOG_EXAMPLES)]
+    Catalog(CatalogArgs),
     /// Prints the version.
     Version,
+    /// Starts a tool server for the gateway and ends it when the gateway has ended.
+    #[command(name = GUARD_COMMAND, hide = true)]
+    ChildGuard(ChildGuardArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -138,6 +211,83 @@ pub(super) struct StatusArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct CatalogArgs {
+    #[command(subcommand)]
+    pub(super) command: CatalogCommand,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum CatalogCommand {
+    /// Shows the tools of pinned upstreams, and which are withheld
+    List {
+        /// Address or URL of the admin server
+        #[arg(long, value_name = "URL", env = "SHARDGATE_ADMIN", default_value = "127.0.0.1:9090")]
+        admin: String,
+        /// Print the list as JSON, with whole hashes
+        #[arg(long)]
+        json: bool,
+    },
+    /// Approves the definitions that are listed now
+    Approve {
+        /// Address or URL of the admin server
+        #[arg(long, value_name = "URL", env = "SHARDGATE_ADMIN", default_value = "127.0.0.1:9090")]
+        admin: String,
+        /// Of this upstream alone [default: all]
+        upstream: Option<String>,
+        /// Of this tool alone, by the upstream's name for it [default: all]
+        tool: Option<String>,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct ChildGuardArgs {
+    /// Time for the tool server to end, in milliseconds
+    #[arg(long, value_name = "MS")]
+    grace_ms: u64,
+    /// Where it runs
+    #[arg(long, value_name = "DIRECTORY")]
+    directory: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+impl From<ChildGuardArgs> for GuardOrder {
+    fn from(arguments: ChildGuardArgs) -> GuardOrder {
+        GuardOrder {
+            grace: Duration::from_millis(arguments.grace_ms),
+            directory: arguments.directory,
+            command: arguments.command,
+        }
+    }
+}
+
+#[derive(Args, Clone)]
+pub(super) struct ConnectArgs {
+    /// URL of the gateway, such as http://127.0.0.1:8080/mcp
+    #[arg(value_name = "URL")]
+    pub(super) url: String,
+    /// Header for every request; may be given several times
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub(super) header: Vec<String>,
+    /// Header whose value is in an environment variable; may be given several times
+    #[arg(long, value_name = "NAME=VARIABLE")]
+    pub(super) header_env: Vec<String>,
+    /// error, warn, info, debug, trace, off, or levels by module [default: info]
+    #[arg(long, value_name = "LEVEL", env = "SHARDGATE_LOG_LEVEL")]
+    pub(super) log_level: Option<LogLevels>,
+}
+
+/// Without the headers: their values may be tokens.
+impl fmt::Debug for ConnectArgs {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers = self.header.len() + self.header_env.len();
+        let mut shown = formatter.debug_struct("ConnectArgs");
+        shown.field("url", &self.url).field("headers", &headers).finish_non_exhaustive()
+    }
 }
 
 impl ServeArgs {

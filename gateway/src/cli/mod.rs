@@ -4,20 +4,30 @@
 //! - Each kind of failure has its own exit code; scripts may rely on them.
 //! - What was asked for goes to standard output, all else to standard error.
 
+mod admin;
 mod arguments;
+mod catalog;
 mod status;
+mod upstreams;
 
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::config::{Config, Overrides};
+use crate::children::guard::{self, GuardOrder};
+use crate::config::{Config, ConfigOrigin, Log, LogFormat};
+use crate::connect::{self, Endpoint, EndpointError};
+use crate::control::{APPROVE_PATH, CATALOG_PATH};
 use crate::logging::{self, Style};
-use arguments::{CheckArgs, Command, CommandLine, ServeArgs, StatusArgs};
+use crate::pins::ApproveRequest;
+use admin::{AdminError, Question};
+use arguments::{
+    CatalogArgs, CatalogCommand, CheckArgs, Command, CommandLine, ConnectArgs, ServeArgs,
+    StatusArgs,
+};
 
 /// It did what it should.
 pub const EXIT_OK: u8 = 0;
@@ -34,7 +44,7 @@ pub const EXIT_UNREACHABLE: u8 = 4;
 /// then logging has been started.
 pub fn run<E: Error>(
     arguments: impl IntoIterator<Item = OsString>,
-    serve: impl FnOnce(Config) -> Result<(), E>,
+    serve: impl FnOnce(Config, ConfigOrigin) -> Result<(), E>,
 ) -> ExitCode {
     let line = match CommandLine::try_parse_from(with_default_command(arguments)) {
         Ok(line) => line,
@@ -48,6 +58,10 @@ pub fn run<E: Error>(
         Command::Serve(arguments) => run_serve(arguments, serve),
         Command::Check(arguments) => run_check(&arguments),
         Command::Status(arguments) => run_status(&arguments),
+        Command::Upstreams(arguments) => run_upstreams(&arguments),
+        Command::Catalog(arguments) => run_catalog(arguments),
+        Command::ChildGuard(arguments) => run_guard(&arguments.into()),
+        Command::Connect(arguments) => run_connect(&arguments),
         Command::Version => say(&format!("shardgate {}\n", env!("CARGO_PKG_VERSION"))),
     };
     code.into()
@@ -67,17 +81,28 @@ fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<Os
     arguments
 }
 
-fn run_serve<E: Error>(arguments: ServeArgs, serve: impl FnOnce(Config) -> Result<(), E>) -> u8 {
+fn run_serve<E: Error>(
+    arguments: ServeArgs,
+    serve: impl FnOnce(Config, ConfigOrigin) -> Result<(), E>,
+) -> u8 {
     let (path, overrides) = arguments.into_parts();
-    let config = match load(path.as_deref(), &overrides) {
+    let origin = ConfigOrigin { path, overrides };
+    let config = match load(&origin) {
         Ok(config) => config,
         Err(code) => return code,
     };
+    let missing = config.missing_values();
+    for error in &missing {
+        fail(EXIT_CONFIG, error);
+    }
+    if !missing.is_empty() {
+        return EXIT_CONFIG;
+    }
     let style = match logging::start(&config.log) {
         Ok(style) => style,
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
-    match serve(config) {
+    match serve(config, origin) {
         Ok(()) => EXIT_OK,
         Err(error) if style == Style::Json => {
             tracing::error!(event = "failed", error = chain(&error), "shardgate has failed");
@@ -87,18 +112,27 @@ fn run_serve<E: Error>(arguments: ServeArgs, serve: impl FnOnce(Config) -> Resul
     }
 }
 
+fn run_guard(order: &GuardOrder) -> u8 {
+    match guard::guard(order) {
+        Ok(()) => EXIT_OK,
+        Err(error) => fail(EXIT_FAILURE, &error),
+    }
+}
+
 fn run_check(arguments: &CheckArgs) -> u8 {
     let (path, overrides) = arguments.clone().settings.into_parts();
-    let config = match load(path.as_deref(), &overrides) {
+    let origin = ConfigOrigin { path, overrides };
+    let config = match load(&origin) {
         Ok(config) => config,
         Err(code) => return code,
     };
     if arguments.print {
-        return match toml::to_string(&config) {
+        return match toml::to_string(&config.for_print()) {
             Ok(text) => say(&text),
             Err(error) => fail(EXIT_FAILURE, &error),
         };
     }
+    let path = origin.path.as_ref();
     let name = path.map_or_else(|| "the default".to_owned(), |path| path.display().to_string());
     let mut text = format!("{name}: the configuration is sound\n");
     for remark in remarks(&config) {
@@ -134,26 +168,91 @@ fn remarks(config: &Config) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if !config.upstream.is_empty() && config.upstream.iter().all(|upstream| !upstream.enabled) {
+        remarks.push("no upstream is enabled".to_owned());
+    }
+    // The service may have what whoever checks the file has not.
+    remarks.extend(config.missing_values().iter().map(|error| format!("not here: {error}")));
     remarks
 }
 
 fn run_status(arguments: &StatusArgs) -> u8 {
-    match status::fetch(&arguments.admin) {
+    let question = Question { path: status::STATUS_PATH, body: None };
+    match admin::fetch(&arguments.admin, &question) {
         Ok(answer) if arguments.json => say(&answer.json),
         Ok(answer) => say(&status::table(&answer.report)),
         Err(error) => fail(EXIT_UNREACHABLE, &error),
     }
 }
 
+fn run_connect(arguments: &ConnectArgs) -> u8 {
+    let endpoint = match endpoint(arguments) {
+        Ok(endpoint) => endpoint,
+        Err(error) => return fail(EXIT_USAGE, &error),
+    };
+    // Desktop clients keep standard error in a file that people read.
+    let level = arguments.log_level.clone().unwrap_or_else(|| Log::default().level);
+    if let Err(error) = logging::start(&Log { format: LogFormat::Human, level }) {
+        return fail(EXIT_FAILURE, &error);
+    }
+    match connect::run(endpoint) {
+        Ok(()) => EXIT_OK,
+        Err(error) => fail(EXIT_FAILURE, &error),
+    }
+}
+
+fn endpoint(arguments: &ConnectArgs) -> Result<Endpoint, EndpointError> {
+    let mut endpoint = Endpoint::parse(&arguments.url)?;
+    for header in &arguments.header {
+        endpoint.add_header(header)?;
+    }
+    for header in &arguments.header_env {
+        endpoint.add_header_from(header, |name| std::env::var(name).ok())?;
+    }
+    Ok(endpoint)
+}
+
+fn run_upstreams(arguments: &StatusArgs) -> u8 {
+    let question = Question { path: upstreams::UPSTREAMS_PATH, body: None };
+    match admin::fetch(&arguments.admin, &question) {
+        Ok(answer) if arguments.json => say(&answer.json),
+        Ok(answer) => say(&upstreams::table(&answer.report)),
+        Err(error) => fail(EXIT_UNREACHABLE, &error),
+    }
+}
+
+fn run_catalog(arguments: CatalogArgs) -> u8 {
+    match arguments.command {
+        CatalogCommand::List { admin, json } => {
+            let question = Question { path: CATALOG_PATH, body: None };
+            match admin::fetch(&admin, &question) {
+                Ok(answer) if json => say(&answer.json),
+                Ok(answer) => say(&catalog::table(&answer.report)),
+                Err(error) => fail(EXIT_UNREACHABLE, &error),
+            }
+        }
+        CatalogCommand::Approve { admin, upstream, tool } => {
+            let which = ApproveRequest { upstream, tool };
+            let body = serde_json::to_string(&which).ok();
+            match admin::fetch(&admin, &Question { path: APPROVE_PATH, body }) {
+                Ok(answer) => say(&catalog::approved(&answer.report)),
+                Err(error @ AdminError::Refused { .. }) => fail(EXIT_FAILURE, &error),
+                Err(error) => fail(EXIT_UNREACHABLE, &error),
+            }
+        }
+    }
+}
+
 /// A configuration that is usable, its secret included; otherwise the exit code, after saying why.
-fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, u8> {
-    let config = Config::load(path, overrides).map_err(|error| fail(EXIT_CONFIG, &error))?;
+fn load(origin: &ConfigOrigin) -> Result<Config, u8> {
+    let config = origin.load().map_err(|error| fail(EXIT_CONFIG, &error))?;
     config.session_secret().map_err(|error| fail(EXIT_CONFIG, &error))?;
     Ok(config)
 }
 
 fn say(text: &str) -> u8 {
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    // Styles are for terminals only.
+    match anstream::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => EXIT_OK,
         // `shardgate status | head` is no failure.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_OK,
@@ -181,7 +280,10 @@ fn chain(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Overrides;
 
     fn words(line: &str) -> Vec<OsString> {
         line.split(' ').map(OsString::from).collect()

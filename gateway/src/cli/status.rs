@@ -1,131 +1,11 @@
-//! `shardgate status`: asks the admin server and prints what it says.
-//!
-//! The client is hyper's, which the admin server brings along anyway: one GET over plain
-//! TCP, with a bound on time and size.
+//! `shardgate status`: what a running gateway does, as a table.
 
 use std::fmt::Write;
-use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use crate::control::{Load, Percentiles, StatusReport, UpstreamBrief};
 
-use crate::control::{Load, Percentiles, StatusReport};
-
-/// Connecting, asking and reading together may take so long.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
-/// A larger answer is none of ours: 1,024 shards need less than 1 MiB.
-const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
-const STATUS_PATH: &str = "/api/v1/status";
-
-/// A report, and the text it came as.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) report: StatusReport,
-    pub(super) json: String,
-}
-
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum StatusError {
-    #[error(
-        "{given:?} is no address of an admin server: write IP:PORT or http://HOST:PORT, such as 127.0.0.1:9090"
-    )]
-    Address { given: String },
-    #[error(
-        "no gateway can be reached at {url}; is it running? `shardgate serve` starts one, and \
-         --admin or SHARDGATE_ADMIN says where its admin server is"
-    )]
-    Unreachable {
-        url: String,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error(
-        "{url} did not answer within {} s; the process may be stopped or overloaded, or \
-         something else listens there",
-        ANSWER_TIME_MAX.as_secs()
-    )]
-    Slow { url: String },
-    #[error("what listens at {url} does not answer like an admin server; --admin says where it is")]
-    Http {
-        url: String,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    #[error("{url} answered {status}: {body}")]
-    Refused { url: String, status: StatusCode, body: String },
-    #[error(
-        "{url} answered something else than a status report; is that the admin server, and of \
-         the same version as this program ({})?",
-        env!("CARGO_PKG_VERSION")
-    )]
-    Report {
-        url: String,
-        #[source]
-        source: serde_json::Error,
-    },
-    #[error("set up the client")]
-    Runtime(#[source] std::io::Error),
-}
-
-/// Asks the admin server at this address or URL.
-pub(super) fn fetch(admin: &str) -> Result<Answer, StatusError> {
-    let authority = authority(admin)?;
-    let url = format!("http://{authority}{STATUS_PATH}");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(StatusError::Runtime)?;
-    let asked = runtime
-        .block_on(async { tokio::time::timeout(ANSWER_TIME_MAX, ask(&authority, &url)).await });
-    let (status, body) = asked.unwrap_or_else(|_| Err(StatusError::Slow { url: url.clone() }))?;
-    let mut json = String::from_utf8_lossy(&body).into_owned();
-    if status != StatusCode::OK {
-        return Err(StatusError::Refused { url, status, body: json.trim_end().to_owned() });
-    }
-    let report =
-        serde_json::from_str(&json).map_err(|source| StatusError::Report { url, source })?;
-    json.push('\n');
-    Ok(Answer { report, json })
-}
-
-/// `HOST:PORT` of an address or an `http` URL without a path.
-fn authority(given: &str) -> Result<String, StatusError> {
-    let wrong = || StatusError::Address { given: given.to_owned() };
-    let authority = given.strip_prefix("http://").unwrap_or(given).trim_end_matches('/');
-    let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
-    let is_host = !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']);
-    match port.parse::<u16>() {
-        Ok(port) if is_host && port != 0 => Ok(authority.to_owned()),
-        Ok(_) | Err(_) => Err(wrong()),
-    }
-}
-
-async fn ask(authority: &str, url: &str) -> Result<(StatusCode, Bytes), StatusError> {
-    let http = |source: Box<dyn std::error::Error + Send + Sync>| StatusError::Http {
-        url: url.to_owned(),
-        source,
-    };
-    let stream = TcpStream::connect(authority)
-        .await
-        .map_err(|source| StatusError::Unreachable { url: url.to_owned(), source })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| http(error.into()))?;
-    tokio::spawn(connection);
-    let request = Request::get(STATUS_PATH)
-        .header(header::HOST, authority)
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| http(error.into()))?;
-    let response = sender.send_request(request).await.map_err(|error| http(error.into()))?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-    Ok((status, body.map_err(http)?.to_bytes()))
-}
+/// Where the report is.
+pub(super) const STATUS_PATH: &str = "/api/v1/status";
 
 const COLUMNS: [&str; 13] = [
     "shard",
@@ -173,6 +53,9 @@ pub(super) fn table(report: &StatusReport) -> String {
         report.interval_seconds,
         seconds_text(report.totals.latency_since_start, |p| p.p99_seconds),
     );
+    if !report.upstreams.is_empty() {
+        let _ = writeln!(text, "{}", upstreams_text(&report.upstreams));
+    }
     if !report.refusals.is_empty() {
         let list: Vec<String> =
             report.refusals.iter().map(|(limit, count)| format!("{limit} {count}")).collect();
@@ -182,6 +65,21 @@ pub(super) fn table(report: &StatusReport) -> String {
         let _ = writeln!(text, "panics: {}; the log has them", report.totals.panics);
     }
     text
+}
+
+/// One line: how many are up, and which are not.
+fn upstreams_text(upstreams: &[UpstreamBrief]) -> String {
+    let others: Vec<String> = upstreams
+        .iter()
+        .filter(|upstream| upstream.state != "up")
+        .map(|upstream| format!("{} is {}", upstream.name, upstream.state))
+        .collect();
+    let up = upstreams.len() - others.len();
+    let text = format!("tool servers: {up} of {} up", upstreams.len());
+    match others.is_empty() {
+        true => text,
+        false => format!("{text}; {} (`shardgate upstreams` tells why)", others.join(", ")),
+    }
 }
 
 fn load_cells(load: &Load) -> Vec<String> {
@@ -215,7 +113,7 @@ fn write_rows(text: &mut String, rows: &[Vec<String>]) {
 }
 
 /// Groups of three digits.
-fn count_text(count: u64) -> String {
+pub(super) fn count_text(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -227,7 +125,7 @@ fn count_text(count: u64) -> String {
     text
 }
 
-fn seconds_text(percentiles: Percentiles, of: fn(Percentiles) -> f64) -> String {
+pub(super) fn seconds_text(percentiles: Percentiles, of: fn(Percentiles) -> f64) -> String {
     let seconds = of(percentiles);
     match percentiles.count {
         0 => "-".to_owned(),
@@ -255,6 +153,8 @@ mod tests {
     use std::net::{SocketAddr, TcpListener};
 
     use super::*;
+    use crate::cli::admin::{self, AdminError, Answer, Question};
+
     use crate::config::AllowedHosts;
     use crate::control::{self, ControlRequest, ControlSetup, NodeFacts, ShardLinks};
     use crate::metrics::{Limit, Method, ShardGauges, ShardMetrics, Status};
@@ -280,15 +180,28 @@ mod tests {
             Box::new(|_| false),
         ]);
         let facts = NodeFacts::for_tests();
-        let setup = ControlSetup { admin, allowed_hosts, facts, links };
+        let setup = ControlSetup {
+            admin,
+            allowed_hosts,
+            facts,
+            links,
+            children: None,
+            reload: None,
+            resolver: None,
+            pins: None,
+        };
         (control::start(setup).expect("it starts"), address)
+    }
+
+    fn fetch(admin: &str) -> Result<Answer<StatusReport>, AdminError> {
+        admin::fetch(admin, &Question { path: STATUS_PATH, body: None })
     }
 
     #[test]
     fn the_table_shows_shards_totals_and_limits() {
         let (control, address) = running(AllowedHosts::loopback());
         for admin in [address.to_string(), format!("http://{address}/")] {
-            let answer = fetch(&admin).expect("a report");
+            let answer: Answer<StatusReport> = fetch(&admin).expect("a report");
             let text = table(&answer.report);
             for part in [
                 "gw-1 · starting · shardgate",
@@ -330,10 +243,7 @@ mod tests {
     #[test]
     fn another_server_is_not_mistaken_for_ours() {
         for (reply, expected) in [
-            (
-                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-                "something else than a status report",
-            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "something else than the report"),
             ("SSH-2.0-OpenSSH_9.2\r\n", "does not answer like an admin server"),
             (
                 "HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno\n",
@@ -352,6 +262,18 @@ mod tests {
             assert!(message.contains(expected), "{message}");
             server.join().expect("no panic");
         }
+    }
+
+    #[test]
+    fn upstreams_take_one_line() {
+        let brief = |name: &str, state: &str| UpstreamBrief {
+            name: name.to_owned(),
+            state: state.to_owned(),
+        };
+        let up = brief("crm", "up");
+        assert_eq!(upstreams_text(std::slice::from_ref(&up)), "tool servers: 1 of 1 up");
+        let text = upstreams_text(&[up, brief("erp", "down")]);
+        assert!(text.starts_with("tool servers: 1 of 2 up; erp is down ("), "{text}");
     }
 
     #[test]

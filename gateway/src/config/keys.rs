@@ -6,7 +6,11 @@
 //! Invariant: the table and the fields of [`super::Config`] are the same set, and
 //! each default here is the one `Config::default()` has. Tests hold both.
 
+mod federation;
+
 use std::fmt;
+
+use federation::{ROUTE_KEYS, UPSTREAM_KEYS};
 
 /// What kind of value a key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,10 @@ pub enum Kind {
     TextOrList,
     /// A text or a whole number.
     TextOrInteger,
+    /// One of these texts.
+    Choice(&'static [&'static str]),
+    /// A table of texts under names of the user's choice.
+    TextTable,
 }
 
 /// What an integer counts.
@@ -61,6 +69,14 @@ pub struct Key {
 }
 
 impl Key {
+    /// Whether a value, though it stands in the file, may be secret and is never shown in messages.
+    pub fn may_be_secret(&self) -> bool {
+        matches!(
+            self.path,
+            "upstream.url" | "upstream.headers" | "upstream.command" | "upstream.env"
+        )
+    }
+
     /// The part before the dot.
     pub fn section(&self) -> &'static str {
         self.path.split_once('.').map_or(self.path, |(section, _)| section)
@@ -83,6 +99,18 @@ impl fmt::Display for Kind {
             Kind::TextList => formatter.write_str("a list of texts, such as [\"a\", \"b\"]"),
             Kind::TextOrList => formatter.write_str("a text in quotes, or a list of texts"),
             Kind::TextOrInteger => formatter.write_str("\"auto\" or a whole number"),
+            Kind::Choice(words) => {
+                for (index, word) in words.iter().enumerate() {
+                    let separator = match index {
+                        0 => "",
+                        _ if index + 1 == words.len() => " or ",
+                        _ => ", ",
+                    };
+                    write!(formatter, "{separator}{word:?}")?;
+                }
+                Ok(())
+            }
+            Kind::TextTable => formatter.write_str("a table of texts, such as { NAME = \"text\" }"),
         }
     }
 }
@@ -108,7 +136,15 @@ impl Unit {
 
 /// The key with this path.
 pub fn find(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path)
+    all().find(|key| key.path == path)
+}
+
+/// Whether this key of a section is a table with keys of its own.
+pub fn is_table(section: &str, key: &str) -> bool {
+    all().any(|known| {
+        known.section() == section
+            && known.name().strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))
+    })
 }
 
 /// The bounds of an integer key.
@@ -122,23 +158,58 @@ pub fn range(path: &str) -> std::ops::RangeInclusive<u64> {
     }
 }
 
-/// Names and meanings of the sections, in the reference's order.
-pub const SECTIONS: [(&str, &str); 9] = [
-    ("node", "Who this node is."),
-    ("listen", "Where clients connect, and by which names they may call the gateway."),
-    (
+/// A section of the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// As it is written between the brackets.
+    pub name: &'static str,
+    /// Whether there may be many, each headed `[[name]]`.
+    pub repeats: bool,
+    /// What it is for, for the reference.
+    pub meaning: &'static str,
+}
+
+impl Section {
+    /// The header as it is written in the file.
+    pub fn header(&self) -> String {
+        if self.repeats { format!("[[{}]]", self.name) } else { format!("[{}]", self.name) }
+    }
+}
+
+const fn once(name: &'static str, meaning: &'static str) -> Section {
+    Section { name, repeats: false, meaning }
+}
+
+const fn many(name: &'static str, meaning: &'static str) -> Section {
+    Section { name, repeats: true, meaning }
+}
+
+/// The sections, in the reference's order.
+pub const SECTIONS: [Section; 12] = [
+    once("node", "Who this node is."),
+    once("listen", "Where clients connect, and by which names they may call the gateway."),
+    once(
         "admin",
         "The admin server: `/metrics`, `/api/v1/status`, `/healthz`, `/readyz` and a web page.",
     ),
-    ("shards", "How many cores work."),
-    ("ring", "Sizes of each shard's io_uring data ring. The defaults suit most machines."),
-    (
+    once("shards", "How many cores work."),
+    once("ring", "Sizes of each shard's io_uring data ring. The defaults suit most machines."),
+    once(
         "limits",
         "Every bound. What a full limit refuses gets an answer that names the limit, 429 or 503 with `Retry-After` where it is worth trying again; a timeout or a reader that is too slow ends the connection. docs/operations.md lists them all.",
     ),
-    ("session", "How session ids are protected."),
-    ("embedded", "The tool server that is built in."),
-    ("log", "Logging, always to standard error."),
+    once("session", "How session ids are protected."),
+    many(
+        "upstream",
+        "A tool server behind the gateway: a child process (`command`) or a URL (`url`). Every entry begins with `[[upstream]]`; at most 256. They can change while the gateway runs (docs/operations.md). `{ … }` tables may also be written as sections below their entry, such as `[upstream.tools]`.",
+    ),
+    many(
+        "route",
+        "A path of its own with a choice of upstreams and tools. `/mcp` is always there and offers all of them. Every entry begins with `[[route]]`; at most 256. They can change while the gateway runs.",
+    ),
+    once("catalog", "What the gateway keeps of what upstreams offer."),
+    once("embedded", "The tool server that is built in."),
+    once("log", "Logging, always to standard error."),
 ];
 
 const KIB: u64 = 1024;
@@ -168,8 +239,18 @@ const fn other(
 
 use Unit::{Bytes, BytesPowerOfTwo, Count, Milliseconds, PowerOfTwo};
 
-/// The table.
-pub const KEYS: &[Key] = &[
+/// The section with this name.
+pub fn section(name: &str) -> Option<&'static Section> {
+    SECTIONS.iter().find(|section| section.name == name)
+}
+
+/// Every key, in the reference's order within its section.
+pub fn all() -> impl Iterator<Item = &'static Key> + Clone {
+    NODE_KEYS.iter().chain(UPSTREAM_KEYS).chain(ROUTE_KEYS)
+}
+
+/// The keys of the sections that stand once.
+const NODE_KEYS: &[Key] = &[
     other(
         "node.name",
         Kind::Text,
@@ -369,10 +450,16 @@ pub const KEYS: &[Key] = &[
         "Name of the environment variable with that secret. Give this or `session.secret_file`, not both.",
     ),
     other(
+        "catalog.pins_file",
+        Kind::Text,
+        "",
+        "File with the approved definitions of tools, for upstreams with `pin = true`. The gateway writes it, so its directory must be writable. Default: beside the configuration file, with the extension `pins` in place of its own.",
+    ),
+    other(
         "embedded.enabled",
         Kind::Boolean,
-        "true",
-        "Offers the built-in tools, resources and prompts at `/mcp`. Must be true: this version knows no other upstream.",
+        "",
+        "Offers the built-in tools, resources and prompts. Default: true while there is no `[[upstream]]`, so that there is something to try; false as soon as there is one. `false` without any `[[upstream]]` is refused.",
     ),
     integer(
         "embedded.page_entries",
@@ -397,10 +484,10 @@ pub const KEYS: &[Key] = &[
 /// The reference as Markdown: what `docs/configuration.md` holds.
 pub fn render_reference() -> String {
     let mut page = String::from(REFERENCE_HEAD);
-    for (section, meaning) in SECTIONS {
-        page.push_str(&format!("\n## `[{section}]`\n\n{meaning}\n\n"));
+    for section in SECTIONS {
+        page.push_str(&format!("\n## `{}`\n\n{}\n\n", section.header(), section.meaning));
         page.push_str("| key | default | value | meaning |\n|---|---|---|---|\n");
-        for key in KEYS.iter().filter(|key| key.section() == section) {
+        for key in all().filter(|key| key.section() == section.name) {
             let default = match key.default {
                 "" => "not set".to_owned(),
                 text => format!("`{text}`"),
@@ -446,43 +533,116 @@ This page is rendered from the table in `gateway/src/config/keys.rs`; a test hol
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::upstream_table::STDIO_ONLY;
     use crate::config::{Config, Overrides};
 
-    /// Every `section.key` of a configuration in which each key is set.
+    /// Every path of a configuration in which each key is set.
     fn paths_of(config: &Config) -> Vec<String> {
         let table = toml::Table::try_from(config).expect("a configuration is TOML");
-        let mut paths: Vec<String> = table
-            .iter()
-            .flat_map(|(section, keys)| {
-                let keys = keys.as_table().expect("sections are tables");
-                keys.keys().map(move |key| format!("{section}.{key}"))
-            })
-            .collect();
+        let mut paths = Vec::new();
+        for (section, value) in &table {
+            collect_paths(section, value, &mut paths);
+        }
         paths.sort();
+        paths.dedup();
         paths
     }
 
+    fn collect_paths(path: &str, value: &toml::Value, paths: &mut Vec<String>) {
+        if find(path).is_some() {
+            return paths.push(path.to_owned());
+        }
+        match value {
+            toml::Value::Table(keys) => {
+                for (key, value) in keys {
+                    collect_paths(&format!("{path}.{key}"), value, paths);
+                }
+            }
+            toml::Value::Array(entries) if section(path).is_some() => {
+                entries.iter().for_each(|entry| collect_paths(path, entry, paths));
+            }
+            toml::Value::Array(_)
+            | toml::Value::String(_)
+            | toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_) => paths.push(path.to_owned()),
+        }
+    }
+
+    /// An upstream of each kind and a route, with all that is not set by default.
+    const ENTRIES: &str = r#"
+        [[upstream]]
+        name = "crm"
+        url = "https://h/"
+        headers = { A = "a" }
+        headers_from_env = { B = "B" }
+        headers_from_file = { C = "c" }
+        ca_file = "ca.pem"
+        [[upstream]]
+        name = "files"
+        command = ["files"]
+        env = { A = "a" }
+        env_from = { B = "B" }
+        directory = "/srv"
+        [[route]]
+        path = "/mcp/ops"
+        upstreams = ["crm"]
+    "#;
+
     #[test]
     fn the_table_and_the_fields_are_the_same_set() {
-        let mut config = Config::default();
+        let mut config = Config::parse("entries", ENTRIES, &Overrides::default())
+            .unwrap_or_else(|error| panic!("{error}"));
         config.listen.allowed_hosts = Some(Vec::new());
         config.listen.allowed_origins = Some(Vec::new());
         config.admin.allowed_hosts = Some(Vec::new());
         config.session.secret_file = Some("x".into());
         config.session.secret_env = Some("x".to_owned());
-        let mut listed: Vec<String> = KEYS.iter().map(|key| key.path.to_owned()).collect();
+        config.embedded.enabled = Some(true);
+        config.catalog.pins_file = Some("x".into());
+        let mut listed: Vec<String> = all().map(|key| key.path.to_owned()).collect();
         listed.sort();
         assert_eq!(listed, paths_of(&config));
-        assert!(KEYS.iter().all(|key| SECTIONS.iter().any(|(name, _)| *name == key.section())));
+        assert!(all().all(|key| section(key.section()).is_some()));
+    }
+
+    /// The least that may stand in a section.
+    fn least(key: &Key) -> &'static str {
+        match key.section() {
+            "upstream" if STDIO_ONLY.contains(&key.name()) => "name = \"a\"\ncommand = [\"a\"]\n",
+            "upstream" => "name = \"a\"\nurl = \"https://a/\"\n",
+            "route" => "path = \"/mcp/a\"\n",
+            _ => "",
+        }
     }
 
     #[test]
     fn each_default_is_the_one_that_holds() {
-        for key in KEYS.iter().filter(|key| !key.default.is_empty()) {
-            let text = format!("[{}]\n{} = {}\n", key.section(), key.name(), key.default);
-            let config = Config::parse("default", &text, &Overrides::default())
-                .unwrap_or_else(|error| panic!("{}: {error}", key.path));
-            assert_eq!(config, Config::default(), "{}", key.path);
+        let parse = |text: &str| {
+            Config::parse("default", text, &Overrides::default())
+                .unwrap_or_else(|error| panic!("{text}: {error}"))
+        };
+        for key in all().filter(|key| !key.default.is_empty()) {
+            let section = section(key.section()).expect("a section").header();
+            let without = format!("{section}\n{}", least(key));
+            let with = format!("{without}{} = {}\n", key.name(), key.default);
+            assert_eq!(parse(&with), parse(&without), "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn each_word_of_a_choice_is_understood() {
+        for key in all() {
+            let Kind::Choice(words) = key.kind else { continue };
+            for word in words {
+                let text =
+                    format!("[[{}]]\n{}{} = {word:?}\n", key.section(), least(key), key.name());
+                let config = Config::parse("choice", &text, &Overrides::default())
+                    .unwrap_or_else(|error| panic!("{text}: {error}"));
+                let written = toml::to_string(&config).expect("a configuration is TOML");
+                assert!(written.contains(&format!("{} = {word:?}", key.name())), "{written}");
+            }
         }
     }
 

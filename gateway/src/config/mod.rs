@@ -5,14 +5,24 @@
 //!
 //! Invariants:
 //! - Every [`Config`] that [`Config::load`] returns has passed every check of `validate`.
-//! - Every key is listed in [`keys::KEYS`] with its default, its range and its meaning;
+//! - Every key is listed in `keys` with its default, its range and its meaning;
 //!   the reference in `docs/configuration.md` is rendered from that table.
-//! - No secret is ever part of a `Config`: it only says where to find one.
+//! - A `Config` says where to find a secret. Where users put one into the file all the same
+//!   (headers, variables, URLs), neither `Debug` nor a message shows it.
 
 mod allow;
+mod fault;
 mod file;
+mod header;
+mod hidden;
 pub mod keys;
+mod pattern;
+mod route;
 mod secret;
+mod source;
+mod upstream;
+mod upstream_table;
+mod url;
 mod validate;
 mod value;
 
@@ -23,7 +33,17 @@ use serde::{Deserialize, Serialize};
 
 pub use allow::{AllowedHosts, AllowedOrigins};
 pub use file::{ConfigError, Place, Problem};
+pub use hidden::HiddenText;
+pub use pattern::{NameFilter, NamePattern, PATTERNS_MAX};
+pub use route::{ROUTES_MAX, RouteConfig, RoutePath};
 pub use secret::{SECRET_BYTES_MIN, Secret, SecretError};
+pub use source::{CA_FILE_BYTES_MAX, SourceError, SourceFault, VALUE_FILE_BYTES_MAX};
+pub use upstream::{
+    HeaderConfig, HttpTransport, HttpUpstream, ModernSessions, Prefix, Sharing, StdioUpstream,
+    UPSTREAMS_MAX, UpstreamConfig, UpstreamKind, UpstreamLimits, UpstreamName, UpstreamProtocol,
+    ValueSource,
+};
+pub use url::{HttpUrl, Scheme, URL_BYTES_MAX};
 pub(crate) use value::parse_address;
 pub use value::{LogFormat, LogLevels, NodeName, ShardCount};
 
@@ -45,6 +65,12 @@ pub struct Config {
     pub limits: Limits,
     /// `[session]`
     pub session: Session,
+    /// `[[upstream]]`, at most [`UPSTREAMS_MAX`].
+    pub upstream: Vec<UpstreamConfig>,
+    /// `[[route]]`, at most [`ROUTES_MAX`].
+    pub route: Vec<RouteConfig>,
+    /// `[catalog]`
+    pub catalog: Catalog,
     /// `[embedded]`
     pub embedded: Embedded,
     /// `[log]`
@@ -169,12 +195,23 @@ pub struct Session {
     pub secret_env: Option<String>,
 }
 
+/// What the gateway keeps of tool servers' offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Catalog {
+    /// File of approved definitions of pinned upstreams' tools; `None` decides by
+    /// [`ConfigOrigin::pins_file`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pins_file: Option<PathBuf>,
+}
+
 /// The embedded tool server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Embedded {
-    /// Whether it is offered at `/mcp`.
-    pub enabled: bool,
+    /// Whether it is offered; `None` decides by [`Config::embedded_enabled`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
     /// Entries on one page of a list; clients follow `nextCursor` for the rest.
     pub page_entries: usize,
 }
@@ -210,6 +247,52 @@ pub struct Overrides {
     pub log_level: Option<LogLevels>,
     /// `--drain-deadline-ms`, `SHARDGATE_DRAIN_DEADLINE_MS`
     pub drain_deadline_ms: Option<u64>,
+}
+
+/// From where a configuration came, so that it can be read again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigOrigin {
+    /// The file, if one was named.
+    pub path: Option<PathBuf>,
+    /// What wins over it.
+    pub overrides: Overrides,
+}
+
+impl ConfigOrigin {
+    /// As [`Config::load`].
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.path.as_deref(), &self.overrides)
+    }
+
+    /// Where approved definitions are kept: as the configuration says, or else beside its
+    /// file, with the extension `pins`.
+    pub fn pins_file(&self, config: &Config) -> PathBuf {
+        let beside = || match &self.path {
+            Some(path) => path.with_extension("pins"),
+            None => PathBuf::from("shardgate.pins"),
+        };
+        config.catalog.pins_file.clone().unwrap_or_else(beside)
+    }
+
+    /// The same, and every value that upstreams need is there.
+    ///
+    /// # Errors
+    /// All that is wrong, as text for people.
+    pub fn load_usable(&self) -> Result<Config, String> {
+        let config = self.load().map_err(|error| match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })?;
+        let missing = config.missing_values();
+        if missing.is_empty() {
+            return Ok(config);
+        }
+        let sentences: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        Err(sentences.join("\n"))
+    }
 }
 
 impl Config {
@@ -265,6 +348,21 @@ impl Config {
     /// The file or variable can't be read, or holds too short a secret.
     pub fn session_secret(&self) -> Result<Option<Secret>, SecretError> {
         Secret::load(&self.session)
+    }
+
+    /// Whether the embedded server is offered: as the file says, or else while there is no upstream.
+    ///
+    /// What is there to try things out should not join what somebody has configured. An
+    /// upstream that is not enabled counts too: who turns the last one off wants no other tools.
+    pub fn embedded_enabled(&self) -> bool {
+        self.embedded.enabled.unwrap_or(self.upstream.is_empty())
+    }
+
+    /// The same configuration with nothing in it that may be secret, for people to look at.
+    pub fn for_print(&self) -> Config {
+        let mut config = self.clone();
+        config.upstream = config.upstream.into_iter().map(UpstreamConfig::masked).collect();
+        config
     }
 
     fn listens_on_loopback_only(&self) -> bool {
@@ -354,7 +452,7 @@ impl Default for Limits {
 
 impl Default for Embedded {
     fn default() -> Embedded {
-        Embedded { enabled: true, page_entries: 100 }
+        Embedded { enabled: None, page_entries: 100 }
     }
 }
 

@@ -2,6 +2,10 @@
 
 use super::*;
 
+mod entries;
+
+use entries::{ENTRY_MISTAKES, UPSTREAMS};
+
 fn problems(text: &str) -> String {
     match Config::parse("gw.toml", text, &Overrides::default()) {
         Ok(config) => panic!("this must be refused: {text:?} became {config:?}"),
@@ -129,7 +133,7 @@ const MISTAKES: &[(&str, &str)] = &[
 
 #[test]
 fn each_kind_of_mistake_gets_its_sentence() {
-    for (text, expected) in MISTAKES {
+    for (text, expected) in MISTAKES.iter().chain(ENTRY_MISTAKES) {
         let message = problems(text);
         assert!(message.contains(expected), "{text:?} gave:\n{message}\ninstead of {expected:?}");
     }
@@ -191,6 +195,8 @@ fn what_is_serialised_parses_to_the_same() {
     config.listen.allowed_hosts = Some(vec!["*".to_owned()]);
     config.shards.count = "3".parse().expect("a count");
     config.session.secret_file = Some("key".into());
+    config.upstream = accepted(UPSTREAMS, &Overrides::default()).upstream;
+    config.route = accepted(UPSTREAMS, &Overrides::default()).route;
     let text = toml::to_string(&config).expect("a configuration is TOML");
     assert_eq!(accepted(&text, &Overrides::default()), config);
 }

@@ -24,6 +24,8 @@ pub struct NodeFacts {
     pub client_url: String,
     /// Whether the built-in tools are offered.
     pub has_embedded: bool,
+    /// The names of the tool servers that are used; empty if the built-in one is offered.
+    pub upstreams: Vec<String>,
     /// What this machine allows: see [`host_limits`].
     pub host_limits: Vec<HostLimit>,
 }
@@ -55,7 +57,8 @@ impl NodeFacts {
             listen,
             admin,
             shards,
-            has_embedded: config.embedded.enabled,
+            has_embedded: config.embedded_enabled(),
+            upstreams: upstream_names(config),
             host_limits: host_limits(),
         }
     }
@@ -80,6 +83,11 @@ impl NodeFacts {
         }];
         facts
     }
+}
+
+fn upstream_names(config: &Config) -> Vec<String> {
+    let enabled = config.upstream.iter().filter(|upstream| upstream.enabled);
+    enabled.map(|upstream| upstream.name.as_str().to_owned()).collect()
 }
 
 /// A URL that works from this machine and passes the Host check.

@@ -3,18 +3,22 @@
 //! Invariants:
 //! - It never blocks a shard and never waits on one for more than a second.
 //! - The first SIGTERM or SIGINT begins a drain; the second ends the process at once.
+//! - SIGHUP and a change of the configuration file read it again: see `reload`.
 //! - It answers only requests whose `Host` is allowed: see [`crate::config::AllowedHosts`].
 
 mod facts;
 mod links;
+mod reload;
+mod resolving;
 mod server;
 mod status;
+mod upstreams;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,10 +26,18 @@ use tokio::sync::oneshot;
 
 pub use facts::{HostLimit, NodeFacts, host_limits};
 pub use links::{ANSWER_TIME_MAX, ControlRequest, ShardInbox, ShardLinks};
+pub use reload::{LOOK_PERIOD, ReloadCounts, ReloadSetup};
+pub use resolving::{LOOKUP_PERIOD, LOOKUP_TIME_MAX, LOOKUPS_MAX, ResolverSetup};
 pub use server::{ADMIN_CONNECTIONS_MAX, CONNECTION_LIFE_MAX, HEADER_TIME_MAX};
+pub(crate) use server::{APPROVE_PATH, CATALOG_PATH};
 pub use status::{Load, Percentiles, ProcessReport, ShardReport, StatusReport};
+pub use upstreams::{
+    BreakerReport, ChildrenReport, UpstreamBrief, UpstreamReport, UpstreamsReport,
+};
 
+use crate::children::{self, ChildCommand, ChildrenSetup};
 use crate::config::AllowedHosts;
+use crate::pins::{self, PinBook, Sighting};
 
 /// What the control thread needs.
 #[derive(Debug)]
@@ -38,6 +50,14 @@ pub struct ControlSetup {
     pub facts: NodeFacts,
     /// How it reaches the shards.
     pub links: ShardLinks,
+    /// The children of stdio tool servers, and what shards want of them.
+    pub children: Option<(ChildrenSetup, flume::Receiver<ChildCommand>)>,
+    /// How the configuration is read again; `None` if it never is.
+    pub reload: Option<ReloadSetup>,
+    /// How the names of tool servers are looked up; `None` if there are none.
+    pub resolver: Option<ResolverSetup>,
+    /// Approved definitions of tools, and what shards have seen; `None` without upstreams.
+    pub pins: Option<(Arc<PinBook>, flume::Receiver<Sighting>)>,
 }
 
 /// Why there is no control thread.
@@ -203,27 +223,82 @@ fn run(
         let begun = async {
             let terminate = signal(SignalKind::terminate()).map_err(step("catch SIGTERM"))?;
             let interrupt = signal(SignalKind::interrupt()).map_err(step("catch SIGINT"))?;
-            let ControlSetup { admin, allowed_hosts, facts, links } = setup;
+            let hangups = signal(SignalKind::hangup()).map_err(step("catch SIGHUP"))?;
+            let ControlSetup {
+                admin,
+                allowed_hosts,
+                facts,
+                links,
+                children,
+                reload,
+                resolver,
+                pins,
+            } = setup;
+            let reloads = ReloadCounts::default();
             admin.set_nonblocking(true).map_err(step("set up the admin socket"))?;
             let listener = tokio::net::TcpListener::from_std(admin)
                 .map_err(step("set up the admin socket"))?;
-            let desk =
-                server::Desk::new(facts, links, allowed_hosts, phase.clone(), Instant::now());
+            let desk = server::Desk {
+                facts,
+                links,
+                allowed_hosts,
+                phase: phase.clone(),
+                reloads: reloads.clone(),
+                children: children.as_ref().map(|it| it.0.counters.clone()).unwrap_or_default(),
+                roll: std::sync::Mutex::default(),
+                pins: pins.as_ref().map(|(book, _)| Arc::clone(book)),
+                started: Instant::now(),
+                history: std::sync::Mutex::default(),
+            };
             let desk = Arc::new(desk);
             tokio::spawn(watch(terminate, StopSignal::Terminate, phase.clone(), stop_to.clone()));
             tokio::spawn(watch(interrupt, StopSignal::Interrupt, phase, stop_to));
+            if let Some(reload) = reload {
+                tokio::spawn(reload::watch(reload, reloads, hangups));
+            }
+            if let Some(resolver) = resolver {
+                tokio::spawn(resolving::keep_resolved(resolver));
+            }
+            if let Some((book, sightings)) = pins {
+                tokio::spawn(pins::keep(book, sightings));
+            }
             tokio::spawn(server::sample(Arc::clone(&desk)));
             tokio::spawn(server::serve(listener, desk));
-            Ok(())
+            Ok(children.map(supervise))
         };
-        let begun = begun.await;
-        let is_running = begun.is_ok();
-        let _ = started.send(begun);
-        if is_running {
-            // Resolves too when the `Control` is dropped.
-            let _ = quit.await;
+        match begun.await {
+            Ok(supervised) => {
+                let _ = started.send(Ok(()));
+                end_with(quit, supervised).await;
+            }
+            Err(error) => drop(started.send(Err(error))),
         }
     });
+    // A lookup whose name server is silent keeps its thread; nobody waits for it any more.
+    runtime.shutdown_background();
+}
+
+/// The supervisor of children: how to stop it, and its end.
+type Supervisor = (oneshot::Sender<Duration>, tokio::task::JoinHandle<()>);
+
+/// Waits for the end of the `Control`, then for that of the children.
+async fn end_with(quit: oneshot::Receiver<()>, supervisor: Option<Supervisor>) {
+    // Resolves too when the `Control` is dropped.
+    let _ = quit.await;
+    if let Some((stop, done)) = supervisor {
+        let _ = stop.send(CHILDREN_TIME_MAX);
+        let _ = done.await;
+    }
+}
+
+/// Children that have not ended so long after the shards are killed.
+const CHILDREN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Keeps the children of stdio tool servers until it is told to end them.
+fn supervise((setup, commands): (ChildrenSetup, flume::Receiver<ChildCommand>)) -> Supervisor {
+    let (stop, stopped) = oneshot::channel();
+    let stopped = async { stopped.await.unwrap_or_default() };
+    (stop, tokio::spawn(children::supervise(setup, commands, stopped)))
 }
 
 /// The exit code of a process whose drain was cut short by a second signal.

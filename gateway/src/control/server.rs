@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -17,10 +17,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::facts::NodeFacts;
 use super::links::ShardLinks;
+use super::reload::ReloadCounts;
 use super::status::{History, Moment, Sample};
+use super::upstreams::{Roll, UpstreamsReport, briefs, children_by_name, reports};
 use super::{Phase, PhaseCell};
+use crate::children::ChildCounters;
 use crate::config::AllowedHosts;
-use crate::metrics::{Exposition, OPENMETRICS_CONTENT_TYPE, ProcessFacts, render_openmetrics};
+use crate::metrics::{
+    Exposition, OPENMETRICS_CONTENT_TYPE, ProcessFacts, ShardSnapshot, UpstreamSum,
+    render_openmetrics,
+};
+use crate::pins::{ApproveError, ApproveRequest, PinBook};
 
 /// Further connections wait in the kernel's queue until one of these has ended.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
@@ -34,6 +41,11 @@ const SAMPLE_PERIOD: Duration = Duration::from_secs(2);
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
+/// Lists pinned tools.
+pub(crate) const CATALOG_PATH: &str = "/api/v1/catalog";
+/// Approves definitions of pinned tools.
+pub(crate) const APPROVE_PATH: &str = "/api/v1/catalog/approve";
+
 const PAGE: &str = include_str!("page.html");
 // The page holds its own style and script, talks to its own origin and needs nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
@@ -43,29 +55,27 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
 /// All that the routes answer from.
 #[derive(Debug)]
 pub(super) struct Desk {
-    facts: NodeFacts,
-    links: ShardLinks,
-    allowed_hosts: AllowedHosts,
-    phase: PhaseCell,
-    started: Instant,
+    pub(super) facts: NodeFacts,
+    pub(super) links: ShardLinks,
+    pub(super) allowed_hosts: AllowedHosts,
+    pub(super) phase: PhaseCell,
+    pub(super) reloads: ReloadCounts,
+    pub(super) children: ChildCounters,
+    pub(super) pins: Option<Arc<PinBook>>,
+    pub(super) started: Instant,
     // Never held across an await; the control thread is its only user.
-    history: Mutex<History>,
+    pub(super) history: Mutex<History>,
+    pub(super) roll: Mutex<Roll>,
 }
 
 impl Desk {
-    pub(super) fn new(
-        facts: NodeFacts,
-        links: ShardLinks,
-        allowed_hosts: AllowedHosts,
-        phase: PhaseCell,
-        started: Instant,
-    ) -> Desk {
-        Desk { facts, links, allowed_hosts, phase, started, history: Mutex::default() }
-    }
-
     async fn take_sample(&self) -> Sample {
         let shards = self.links.snapshots().await;
         Sample { at: Instant::now(), shards }
+    }
+
+    fn add_up(&self, shards: &[Option<ShardSnapshot>]) -> Vec<UpstreamSum> {
+        self.roll.lock().unwrap_or_else(PoisonError::into_inner).add_up(shards)
     }
 }
 
@@ -116,6 +126,9 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/", get(page))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/upstreams", get(upstreams))
+        .route(CATALOG_PATH, get(catalog))
+        .route(APPROVE_PATH, post(approve))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(not_found)
@@ -155,12 +168,20 @@ async fn page() -> impl IntoResponse {
 }
 
 async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    let shards = desk.links.snapshots().await;
     let exposition = Exposition {
         node: desk.facts.node.clone(),
         version: desk.facts.version,
-        shards: desk.links.snapshots().await,
+        upstreams: desk.add_up(&shards),
+        children: children_by_name(&desk.children),
+        shards,
         uptime_seconds: desk.started.elapsed().as_secs_f64(),
         is_draining: desk.phase.now() == Phase::Draining,
+        config_reloads: [
+            ("accepted", desk.reloads.accepted()),
+            ("refused", desk.reloads.refused()),
+        ],
+        quarantined: desk.pins.as_ref().map(|book| book.quarantined()).unwrap_or_default(),
         process: ProcessFacts::read(),
     };
     ([(header::CONTENT_TYPE, OPENMETRICS_CONTENT_TYPE)], render_openmetrics(exposition))
@@ -176,8 +197,50 @@ async fn status(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
         now: &now,
         base: history.base(now.at),
         process: ProcessFacts::read(),
+        upstreams: briefs(&desk.add_up(&now.shards)),
     };
     Json(moment.report())
+}
+
+async fn upstreams(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    let now = desk.take_sample().await;
+    let sums = desk.add_up(&now.shards);
+    let history = desk.history.lock().unwrap_or_else(PoisonError::into_inner);
+    let base = history.base(now.at);
+    let since = base.map_or(desk.started, |base| base.at);
+    Json(UpstreamsReport {
+        node: desk.facts.node.clone(),
+        interval_seconds: now.at.duration_since(since).as_secs_f64(),
+        upstreams: reports(&sums, &children_by_name(&desk.children), &now, base),
+    })
+}
+
+async fn catalog(State(desk): State<Arc<Desk>>) -> Response {
+    match &desk.pins {
+        Some(book) => Json(book.report()).into_response(),
+        None => no_pins(),
+    }
+}
+
+/// The body must be called JSON, which a foreign page can't do without being asked about it
+/// first (Fetch standard, CORS-preflight), and nobody here says yes.
+async fn approve(State(desk): State<Arc<Desk>>, Json(which): Json<ApproveRequest>) -> Response {
+    let Some(book) = &desk.pins else { return no_pins() };
+    match book.approve(&which) {
+        Ok(approved) => Json(approved).into_response(),
+        Err(error @ ApproveError::Unknown) => {
+            (StatusCode::NOT_FOUND, format!("{error}\n")).into_response()
+        }
+        Err(error @ ApproveError::File(_)) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let text = format!("{error}: {}\n", cause.unwrap_or_default());
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+    }
+}
+
+fn no_pins() -> Response {
+    (StatusCode::NOT_FOUND, "this gateway was started without upstreams\n").into_response()
 }
 
 /// The process lives.
@@ -198,7 +261,8 @@ async fn readyz(State(desk): State<Arc<Desk>>) -> (StatusCode, String) {
 async fn not_found() -> impl IntoResponse {
     (
         StatusCode::NOT_FOUND,
-        "there is /, /metrics, /api/v1/status, /healthz and /readyz here; \
+        "there is /, /metrics, /api/v1/status, /api/v1/upstreams, /api/v1/catalog, /healthz and \
+         /readyz here; \
          clients connect to the listen address\n",
     )
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::facts::{HostLimit, NodeFacts};
+use super::upstreams::UpstreamBrief;
 use crate::metrics::{Counted, Latency, Limit, Method, ProcessFacts, ShardSnapshot, Status};
 
 /// The whole report. Times in seconds, sizes in bytes.
@@ -34,6 +35,9 @@ pub struct StatusReport {
     pub host_limits: Vec<HostLimit>,
     /// What the kernel says of the process.
     pub process: ProcessReport,
+    /// The tool servers and their states; empty with the built-in one.
+    #[serde(default)]
+    pub upstreams: Vec<UpstreamBrief>,
     /// All shards that answered, together.
     pub totals: Load,
     /// How often each limit refused or ended something; those that never did are left out.
@@ -119,7 +123,7 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    fn of(latency: &Latency) -> Percentiles {
+    pub(super) fn of(latency: &Latency) -> Percentiles {
         let seconds = |share| Duration::from_nanos(latency.quantile_ns(share)).as_secs_f64();
         Percentiles {
             count: latency.count(),
@@ -170,6 +174,7 @@ pub(super) struct Moment<'m> {
     pub(super) now: &'m Sample,
     pub(super) base: Option<&'m Sample>,
     pub(super) process: ProcessFacts,
+    pub(super) upstreams: Vec<UpstreamBrief>,
 }
 
 impl Moment<'_> {
@@ -193,6 +198,7 @@ impl Moment<'_> {
                 open_fds: self.process.open_fds,
                 max_fds: self.process.max_fds,
             },
+            upstreams: self.upstreams.clone(),
             totals: self.totals(interval_seconds),
             refusals: refusals(self.now),
             shards: (0..self.now.shards.len())
@@ -350,6 +356,7 @@ mod tests {
             now: &now,
             base: Some(&base),
             process: ProcessFacts::default(),
+            upstreams: Vec::new(),
         };
         let report = moment.report();
         assert_eq!((report.uptime_seconds, report.interval_seconds), (12.0, 2.0));

@@ -33,6 +33,10 @@ impl Running {
             allowed_hosts: AllowedHosts::loopback(),
             facts: NodeFacts::for_tests(),
             links,
+            children: None,
+            reload: None,
+            resolver: None,
+            pins: None,
         })
         .expect("it starts");
         Running { control, address, _stalled: stalled }

@@ -5,7 +5,7 @@ use shardgate_proto::jsonrpc::{self, Envelope, Kind, Message as Body};
 use shardgate_proto::mcp::modern::{self, INVALID_REQUEST};
 use shardgate_proto::mcp::session_id::SessionId;
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
-use shardgate_proto::upstream::Upstream;
+use shardgate_proto::upstream::{RouteId, Upstream};
 use shardgate_shard::{Io, ShardId};
 
 use super::answer::Fault;
@@ -43,15 +43,18 @@ impl<U: Upstream> Gateway<U> {
         if head.method() == HttpMethod::Head {
             return self.answer_head(io, exchange, head);
         }
+        if let Some(route) = self.settings.routes.find(head.path()) {
+            return self.mcp(io, exchange, route, head, body);
+        }
         match head.path() {
-            b"/mcp" => self.mcp(io, exchange, head, body),
             b"/healthz" => self.probe(io, exchange, true),
             b"/readyz" => {
                 let ready = !self.draining;
                 self.probe(io, exchange, ready);
             }
             _ => {
-                let fault = Fault::new(404, INVALID_REQUEST, "no such path; MCP is served at /mcp");
+                let message = "no such path; MCP is served at /mcp and at the paths of [[route]]";
+                let fault = Fault::new(404, INVALID_REQUEST, message);
                 self.answer_fault(io, exchange, None, &fault);
             }
         }
@@ -63,7 +66,7 @@ impl<U: Upstream> Gateway<U> {
             b"/healthz" => 200,
             b"/readyz" if self.draining => 503,
             b"/readyz" => 200,
-            b"/mcp" => 405,
+            path if self.settings.routes.find(path).is_some() => 405,
             _ => 404,
         };
         self.metrics.answered(Method::Probe, crate::metrics::Status::of(status));
@@ -83,15 +86,22 @@ impl<U: Upstream> Gateway<U> {
         });
     }
 
-    fn mcp(&mut self, io: &mut Io<'_, Message>, exchange: Exchange, head: &Head<'_>, body: &[u8]) {
+    fn mcp(
+        &mut self,
+        io: &mut Io<'_, Message>,
+        exchange: Exchange,
+        route: RouteId,
+        head: &Head<'_>,
+        body: &[u8],
+    ) {
         if let Some(fault) = self.check_site(head) {
             // Not even the refusal is for a foreign page to read.
             let http = Framing { for_page: false, ..exchange.http };
             return self.answer_fault(io, Exchange { http, ..exchange }, None, &fault);
         }
         match head.method() {
-            HttpMethod::Post => self.post(io, exchange, head, body),
-            HttpMethod::Get | HttpMethod::Delete => self.without_body(io, exchange, head),
+            HttpMethod::Post => self.post(io, exchange, route, head, body),
+            HttpMethod::Get | HttpMethod::Delete => self.without_body(io, exchange, route, head),
             HttpMethod::Options if head.origin().is_some() => self.preflight(io, exchange),
             HttpMethod::Options | HttpMethod::Head | HttpMethod::Other => {
                 self.answer_fault(io, exchange, None, &METHOD_NOT_ALLOWED);
@@ -137,7 +147,14 @@ impl<U: Upstream> Gateway<U> {
         None
     }
 
-    fn post(&mut self, io: &mut Io<'_, Message>, exchange: Exchange, head: &Head<'_>, body: &[u8]) {
+    fn post(
+        &mut self,
+        io: &mut Io<'_, Message>,
+        exchange: Exchange,
+        route: RouteId,
+        head: &Head<'_>,
+        body: &[u8],
+    ) {
         if !head.content_type_is(JSON) {
             let message = "Content-Type must be application/json";
             let fault = Fault::new(415, INVALID_REQUEST, message);
@@ -156,10 +173,10 @@ impl<U: Upstream> Gateway<U> {
         };
         match &parsed {
             Body::Single(envelope) if is_modern(head, envelope) => {
-                self.modern_message(io, exchange, head, envelope);
+                self.modern_message(io, exchange, route, head, envelope);
             }
             Body::Single(_) | Body::Batch(_) => {
-                self.legacy_post(io, exchange, head, body, &parsed);
+                self.legacy_post(io, exchange, route, head, (body, &parsed));
             }
         }
     }
@@ -168,16 +185,16 @@ impl<U: Upstream> Gateway<U> {
         &mut self,
         io: &mut Io<'_, Message>,
         exchange: Exchange,
+        route: RouteId,
         head: &Head<'_>,
-        body: &[u8],
-        parsed: &Body<'_>,
+        (body, parsed): (&[u8], &Body<'_>),
     ) {
         if head.mcp_session_id().is_none()
             && let Body::Single(envelope) = parsed
             && let Kind::Request(id) = envelope.kind()
             && envelope.method() == "initialize"
         {
-            return self.initialize(io, exchange, envelope, id);
+            return self.initialize(io, exchange, route, envelope, id);
         }
         let session = match self.check_session(head) {
             Ok(session) => session,
@@ -188,11 +205,11 @@ impl<U: Upstream> Gateway<U> {
         };
         let owner = self.owner_of(io, session);
         if owner != io.shard() {
-            let request =
-                SessionRequest { verb: Verb::Messages, session, last_event_id: None, body };
+            let verb = Verb::Messages;
+            let request = SessionRequest { verb, route, session, last_event_id: None, body };
             return self.hand_over(io, exchange, owner, &request);
         }
-        let Some(key) = self.touch(io, session) else {
+        let Some(key) = self.touch(io, route, session) else {
             let fault = NOT_FOUND.to(method_of(parsed));
             return self.answer_fault(io, exchange, id_of(parsed), &fault);
         };
@@ -200,7 +217,13 @@ impl<U: Upstream> Gateway<U> {
     }
 
     /// GET and DELETE.
-    fn without_body(&mut self, io: &mut Io<'_, Message>, exchange: Exchange, head: &Head<'_>) {
+    fn without_body(
+        &mut self,
+        io: &mut Io<'_, Message>,
+        exchange: Exchange,
+        route: RouteId,
+        head: &Head<'_>,
+    ) {
         let modern = modern::is_modern(head.mcp_protocol_version(), None);
         if modern {
             // MCP 2026-07-28: no sessions, so nothing to listen to and nothing to end.
@@ -220,7 +243,7 @@ impl<U: Upstream> Gateway<U> {
             }
         };
         let last_event_id = head.last_event_id();
-        let request = SessionRequest { verb, session, last_event_id, body: b"" };
+        let request = SessionRequest { verb, route, session, last_event_id, body: b"" };
         let owner = self.owner_of(io, session);
         if owner == io.shard() {
             self.session_request(io, exchange, &request);

@@ -13,7 +13,7 @@ use shardgate_proto::mcp::stream::{Epoch, StreamNumber};
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 use shardgate_proto::sse;
 use shardgate_proto::upstream::{
-    Call, CallKey, Caller, Notification, Outcome, SessionKey, Upstream,
+    Call, CallKey, Caller, Notification, Outcome, RouteId, SessionKey, Upstream,
 };
 use shardgate_shard::Io;
 
@@ -62,6 +62,7 @@ impl<U: Upstream> Gateway<U> {
         &mut self,
         io: &mut Io<'_, Message>,
         exchange: Exchange,
+        route: RouteId,
         envelope: &Envelope<'_>,
         id: Id<'_>,
     ) {
@@ -83,12 +84,11 @@ impl<U: Upstream> Gateway<U> {
         let version = params.negotiated();
         let session = SessionId { vshard: self.own_vshard(io), random: self.random() };
         let now = self.now(io);
-        let key = self.sessions.insert(
-            session,
-            SessionState { machine: Session::new(version, EPOCH), last_active: now, timer: None },
-        );
+        let machine = Session::new(version, EPOCH);
+        let state = SessionState { machine, route, last_active: now, timer: None };
+        let key = self.sessions.insert(session, state);
         self.metrics.session(SessionEvent::Created);
-        self.upstream.open_session(key, version, params.capabilities);
+        self.upstream.open_session(key, route, version, params.capabilities);
         self.watch_session(io, key, self.settings.idle_session_ms);
 
         let mut result = Vec::with_capacity(512);
@@ -126,7 +126,7 @@ impl<U: Upstream> Gateway<U> {
         exchange: Exchange,
         request: &SessionRequest<'_>,
     ) {
-        let Some(session) = self.touch(io, request.session) else {
+        let Some(session) = self.touch(io, request.route, request.session) else {
             let id = request.id(&self.settings.json);
             let fault = NOT_FOUND.to(request.method(&self.settings.json));
             return self.answer_fault(io, exchange, id, &fault);
@@ -146,11 +146,18 @@ impl<U: Upstream> Gateway<U> {
         }
     }
 
-    /// The session's key, with its idle clock set back.
-    pub(crate) fn touch(&mut self, io: &Io<'_, Message>, id: SessionId) -> Option<SessionKey> {
+    /// The session's key, with its idle clock set back. A session is not found on another
+    /// path than its own: what one route hides, the id of a session on it must not open.
+    pub(crate) fn touch(
+        &mut self,
+        io: &Io<'_, Message>,
+        route: RouteId,
+        id: SessionId,
+    ) -> Option<SessionKey> {
         let key = self.sessions.find(id)?;
         let now = self.now(io);
-        self.sessions.session(key)?.last_active = now;
+        let entry = self.sessions.session(key).filter(|entry| entry.route == route)?;
+        entry.last_active = now;
         Some(key)
     }
 
@@ -250,7 +257,7 @@ impl<U: Upstream> Gateway<U> {
         let started_ns = io.turn_began_ns();
         let limits = self.settings.session;
         let Some(entry) = self.sessions.session(session) else { return };
-        let version = entry.machine.version();
+        let (version, route) = (entry.machine.version(), entry.route);
         let method = envelope.method();
         let admitted = entry.machine.admit_call(id, &limits);
         let (exchange, stream) = match place {
@@ -289,6 +296,7 @@ impl<U: Upstream> Gateway<U> {
                         let call = Call {
                             key,
                             caller: Caller::Session(session),
+                            route,
                             version,
                             id,
                             method: &method,
@@ -578,7 +586,8 @@ impl<U: Upstream> Gateway<U> {
         for (stream, _) in carriers {
             self.end_carrier(io, session, stream, None);
         }
-        self.upstream.close_session(session);
+        let now = self.now(io);
+        self.upstream.close_session(session, now, &mut self.events);
         if let Some(entry) = self.sessions.remove(session)
             && let Some(timer) = entry.timer
         {

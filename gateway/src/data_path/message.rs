@@ -1,10 +1,16 @@
 //! What shards send each other.
 
+use std::sync::Arc;
+
+use shardgate_proto::catalog::Pins;
 use shardgate_proto::http1::RequestDecoder;
 
+use super::changes::Reloaded;
 use super::exchange::{Exchange, Framing};
 use super::request::OwnedRequest;
+use crate::children::ChildNews;
 use crate::control::ControlRequest;
+use crate::endpoints::Endpoints;
 
 /// A message to a shard, from another shard or from the control thread.
 pub(crate) enum Message {
@@ -38,7 +44,15 @@ pub(crate) enum Message {
         decoder: RequestDecoder,
     },
     /// From the same upstream on another shard.
-    Sibling(std::sync::Arc<[u8]>),
+    Sibling(Arc<[u8]>),
+    /// News of a child process that this shard has asked for.
+    Child(ChildNews),
+    /// Where tool servers are, looked up anew.
+    Endpoints(Arc<Endpoints>),
+    /// The configuration was read again.
+    Reloaded(Arc<Reloaded>),
+    /// Which definitions of tools are approved.
+    Pins(Arc<Pins>),
     /// The sender drains and has no connection left. What it sent before stands before this.
     Quiet,
     /// From the control thread.

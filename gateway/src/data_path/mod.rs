@@ -13,10 +13,12 @@
 
 mod answer;
 mod calls;
+mod changes;
 mod connection;
 mod exchange;
 mod front;
 mod legacy;
+mod links;
 mod message;
 mod modern;
 mod relay;
@@ -27,6 +29,8 @@ mod settings;
 mod visits;
 mod watch;
 
+pub(crate) use changes::{Changeable, Reloaded};
+pub(crate) use links::Links;
 pub(crate) use message::Message;
-pub(crate) use service::Gateway;
+pub(crate) use service::{Gateway, SERVER_INFO};
 pub(crate) use settings::Settings;

@@ -4,7 +4,7 @@ use shardgate_proto::http1::Head;
 use shardgate_proto::jsonrpc::{self, Envelope, Id, Kind};
 use shardgate_proto::mcp::modern::{self, INVALID_REQUEST, ModernBody, ModernHeaders, Refusal};
 use shardgate_proto::mcp::version::ProtocolVersion;
-use shardgate_proto::upstream::{Call, CallKey, Caller, Upstream};
+use shardgate_proto::upstream::{Call, CallKey, Caller, RouteId, Upstream};
 use shardgate_shard::Io;
 
 use super::answer::Fault;
@@ -25,12 +25,13 @@ impl<U: Upstream> Gateway<U> {
         &mut self,
         io: &mut Io<'_, Message>,
         exchange: Exchange,
+        route: RouteId,
         head: &Head<'_>,
         envelope: &Envelope<'_>,
     ) {
         match envelope.kind() {
-            Kind::Request(id) => match self.check_modern(head, envelope) {
-                Ok(()) => self.modern_call(io, exchange, envelope, id.raw()),
+            Kind::Request(id) => match self.check_modern(route, head, envelope) {
+                Ok(()) => self.modern_call(io, exchange, route, envelope, id.raw()),
                 Err(refusal) => {
                     let fault = Fault {
                         status: refusal.status,
@@ -63,7 +64,12 @@ impl<U: Upstream> Gateway<U> {
         }
     }
 
-    fn check_modern(&self, head: &Head<'_>, envelope: &Envelope<'_>) -> Result<(), Refusal> {
+    fn check_modern(
+        &self,
+        route: RouteId,
+        head: &Head<'_>,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), Refusal> {
         let headers = ModernHeaders {
             version: head.mcp_protocol_version(),
             method: head.mcp_method(),
@@ -86,18 +92,19 @@ impl<U: Upstream> Gateway<U> {
         };
         modern::check(&headers, &body)?;
         match (&*method, name.as_deref()) {
-            ("tools/call", Some(tool)) => self.check_parameters(head, envelope, tool),
+            ("tools/call", Some(tool)) => self.check_parameters(route, head, envelope, tool),
             _ => Ok(()),
         }
     }
 
     fn check_parameters(
         &self,
+        route: RouteId,
         head: &Head<'_>,
         envelope: &Envelope<'_>,
         tool: &str,
     ) -> Result<(), Refusal> {
-        let mirrored = self.upstream.header_parameters(tool);
+        let mirrored = self.upstream.header_parameters(route, tool);
         if mirrored.is_empty() {
             return Ok(());
         }
@@ -110,7 +117,7 @@ impl<U: Upstream> Gateway<U> {
                 // Whoever reads the other one would be told something else.
                 return Err(Refusal::repeated(&parameter.header));
             }
-            let argument = arguments.and_then(|text| jsonrpc::member(text, &parameter.argument));
+            let argument = arguments.and_then(|text| parameter.value_in(text));
             modern::check_parameter(parameter, header, argument)?;
         }
         Ok(())
@@ -120,6 +127,7 @@ impl<U: Upstream> Gateway<U> {
         &mut self,
         io: &mut Io<'_, Message>,
         exchange: Exchange,
+        route: RouteId,
         envelope: &Envelope<'_>,
         id: &[u8],
     ) {
@@ -150,6 +158,7 @@ impl<U: Upstream> Gateway<U> {
                     let call = Call {
                         key,
                         caller: Caller::Stateless,
+                        route,
                         version: VERSION,
                         id,
                         method: &method,

@@ -69,6 +69,9 @@ impl<U: Upstream> Gateway<U> {
                     }
                 }
             }
+            Event::OpenLink { link, endpoint } => self.open_link(io, *link, *endpoint),
+            Event::Send { link, bytes } => self.send_on_link(io, *link, events.bytes(bytes)),
+            Event::CloseLink { link } => self.close_link(io, *link),
         }
     }
 

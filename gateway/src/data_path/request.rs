@@ -2,6 +2,7 @@
 
 use shardgate_proto::jsonrpc::{self, Id};
 use shardgate_proto::mcp::session_id::SessionId;
+use shardgate_proto::upstream::RouteId;
 
 use crate::metrics::Method;
 
@@ -31,6 +32,8 @@ impl Verb {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionRequest<'a> {
     pub(crate) verb: Verb,
+    /// On which path.
+    pub(crate) route: RouteId,
     /// Authenticated, not yet looked up.
     pub(crate) session: SessionId,
     pub(crate) last_event_id: Option<&'a [u8]>,
@@ -42,6 +45,7 @@ pub(crate) struct SessionRequest<'a> {
 #[derive(Debug)]
 pub(crate) struct OwnedRequest {
     verb: Verb,
+    route: RouteId,
     session: SessionId,
     last_event_id: Option<Box<[u8]>>,
     body: Box<[u8]>,
@@ -69,6 +73,7 @@ impl<'a> SessionRequest<'a> {
     pub(crate) fn to_boxed(self) -> Box<OwnedRequest> {
         Box::new(OwnedRequest {
             verb: self.verb,
+            route: self.route,
             session: self.session,
             last_event_id: self.last_event_id.map(Box::from),
             body: self.body.into(),
@@ -80,6 +85,7 @@ impl OwnedRequest {
     pub(crate) fn borrow(&self) -> SessionRequest<'_> {
         SessionRequest {
             verb: self.verb,
+            route: self.route,
             session: self.session,
             last_event_id: self.last_event_id.as_deref(),
             body: &self.body,

@@ -12,13 +12,15 @@ use shardgate_proto::upstream::{Events, Upstream};
 use shardgate_shard::{CloseReason, ConnId, Io, ListenerId, Origin, Service, ShardId, TimerId};
 
 use super::calls::CallTable;
+use super::changes::Changeable;
 use super::connection::{Connection, Connections, PENDING_BYTES_MAX, State};
 use super::exchange::{Exchange, Framing, Work};
+use super::links::Links;
 use super::message::Message;
 use super::request::SessionRequest;
 use super::session_state::SessionState;
 use super::settings::Settings;
-use crate::metrics::{Closed, Limit, MeshEvent, ShardMetrics};
+use crate::metrics::{Closed, Limit, MeshEvent, Reports, ShardMetrics};
 use crate::session_table::SessionTable;
 
 /// `serverInfo` as JSON text.
@@ -49,6 +51,7 @@ pub(crate) struct Gateway<U> {
     /// Exchanges of other shards that are answered here.
     pub(crate) remote: HashMap<Exchange, RemoteWork>,
     pub(crate) upstream: U,
+    pub(crate) links: Links,
     pub(crate) upstream_timer: Option<(TimerId, Millis)>,
     pub(crate) events: Events,
     /// The queue that is not in use, kept for its memory.
@@ -78,7 +81,12 @@ pub(crate) struct Gateway<U> {
 }
 
 impl<U: Upstream> Gateway<U> {
-    pub(crate) fn new(settings: Settings, metrics: ShardMetrics, upstream: U) -> Gateway<U> {
+    pub(crate) fn new(
+        settings: Settings,
+        metrics: ShardMetrics,
+        upstream: U,
+        links: Links,
+    ) -> Gateway<U> {
         Gateway {
             settings,
             metrics,
@@ -87,6 +95,7 @@ impl<U: Upstream> Gateway<U> {
             calls: CallTable::default(),
             remote: HashMap::new(),
             upstream,
+            links,
             upstream_timer: None,
             events: Events::new(),
             spare: Events::new(),
@@ -425,8 +434,14 @@ impl<U: Upstream> Gateway<U> {
     }
 }
 
-impl<U: Upstream> Service for Gateway<U> {
+impl<U: Changeable + Reports> Service for Gateway<U> {
     type Message = Message;
+
+    fn handle_start(&mut self, io: &mut Io<'_, Message>) {
+        let now = self.now(io);
+        self.upstream.handle_timeout(now, &mut self.events);
+        self.relay(io);
+    }
 
     fn handle_accept(&mut self, io: &mut Io<'_, Message>, conn: ConnId, _listener: ListenerId) {
         self.metrics.accepted();
@@ -453,8 +468,10 @@ impl<U: Upstream> Service for Gateway<U> {
 
     fn handle_recv(&mut self, io: &mut Io<'_, Message>, conn: ConnId, bytes: &mut [u8]) {
         self.keep_date(io);
+        let Some(connection) = self.connections.connection(conn) else {
+            return self.link_received(io, conn, bytes);
+        };
         self.metrics.received(bytes.len());
-        let Some(connection) = self.connections.connection(conn) else { return };
         match connection.state {
             State::Ready => self.drive(io, conn, bytes),
             State::Busy(_) => {
@@ -472,7 +489,9 @@ impl<U: Upstream> Service for Gateway<U> {
     }
 
     fn handle_eof(&mut self, io: &mut Io<'_, Message>, conn: ConnId) {
-        let Some(connection) = self.connections.connection(conn) else { return };
+        let Some(connection) = self.connections.connection(conn) else {
+            return self.link_eof(io, conn);
+        };
         connection.eof = true;
         match connection.state {
             // Half-closed after its request: the answer is still owed. Who has
@@ -491,6 +510,11 @@ impl<U: Upstream> Service for Gateway<U> {
         }
     }
 
+    fn handle_connected(&mut self, io: &mut Io<'_, Message>, conn: ConnId) {
+        self.link_connected(io, conn);
+        self.drive_ready(io);
+    }
+
     fn handle_drained(&mut self, io: &mut Io<'_, Message>, conn: ConnId) {
         if let Some(connection) = self.connections.connection(conn) {
             connection.overfull_since = None;
@@ -500,7 +524,9 @@ impl<U: Upstream> Service for Gateway<U> {
     }
 
     fn handle_closed(&mut self, io: &mut Io<'_, Message>, conn: ConnId, reason: CloseReason) {
-        let Some(connection) = self.connections.remove(conn) else { return };
+        let Some(connection) = self.connections.remove(conn) else {
+            return self.link_lost(io, conn, &reason);
+        };
         if let Some((timer, _)) = connection.timer {
             io.cancel_timer(timer);
         }
@@ -511,7 +537,8 @@ impl<U: Upstream> Service for Gateway<U> {
             CloseReason::SlowReader => Closed::SlowReader,
             CloseReason::Idle => Closed::Idle,
             CloseReason::Shutdown => Closed::Drain,
-            _ => Closed::Local,
+            // Clients are accepted, so none of their connections fails to connect.
+            CloseReason::Local | CloseReason::ConnectFailed(_) => Closed::Local,
         });
         if matches!(closed, Closed::Panic) {
             self.metrics.panicked();
@@ -554,6 +581,10 @@ impl<U: Upstream> Service for Gateway<U> {
                 self.upstream.handle_sibling(&message, now, &mut self.events);
                 self.relay(io);
             }
+            Message::Child(news) => self.child_news(io, news),
+            Message::Endpoints(endpoints) => self.replace_endpoints(io, endpoints),
+            Message::Reloaded(reloaded) => self.take_reloaded(io, &reloaded),
+            Message::Pins(pins) => self.take_pins(io, pins),
             Message::Quiet => {
                 if let Origin::Shard(shard) = from {
                     self.quiet.insert(shard);

@@ -2,6 +2,7 @@
 
 use shardgate_proto::clock::Millis;
 use shardgate_proto::mcp::session::Session;
+use shardgate_proto::upstream::RouteId;
 use shardgate_shard::TimerId;
 
 use super::exchange::Exchange;
@@ -11,6 +12,8 @@ use super::exchange::Exchange;
 pub(crate) struct SessionState {
     /// The protocol's state.
     pub(crate) machine: Session<Exchange>,
+    /// The path it was opened on; it exists on no other.
+    pub(crate) route: RouteId,
     /// When the client was last heard of.
     pub(crate) last_active: Millis,
     /// Looks after idleness and old events.

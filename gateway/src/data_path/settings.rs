@@ -1,16 +1,20 @@
 //! What a shard was told at its start: one immutable snapshot.
 
+use std::sync::Arc;
+
 use shardgate_proto::http1::Limits as HttpLimits;
 use shardgate_proto::jsonrpc::ScanLimits;
 use shardgate_proto::mcp::session::SessionLimits;
 use shardgate_proto::mcp::session_id::SessionIds;
 
 use crate::config::{AllowedHosts, AllowedOrigins};
+use crate::routes::Routes;
 
 /// Settings of the data path; times in milliseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) ids: SessionIds,
+    pub(crate) routes: Arc<Routes>,
     pub(crate) hosts: AllowedHosts,
     pub(crate) origins: AllowedOrigins,
     pub(crate) http: HttpLimits,

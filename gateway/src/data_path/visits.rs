@@ -8,7 +8,7 @@ use super::exchange::Exchange;
 use super::message::Message;
 use super::service::Gateway;
 use crate::control::ControlRequest;
-use crate::metrics::ShardGauges;
+use crate::metrics::{Reports, ShardGauges};
 
 impl<U: Upstream> Gateway<U> {
     /// Bytes another shard wrote for a connection of this one.
@@ -37,7 +37,9 @@ impl<U: Upstream> Gateway<U> {
             self.check_slow_reader(io, exchange, bytes.len());
         }
     }
+}
 
+impl<U: Upstream + Reports> Gateway<U> {
     /// A request of the control thread.
     pub(crate) fn control(&mut self, io: &mut Io<'_, Message>, request: ControlRequest) {
         match request {
@@ -53,9 +55,12 @@ impl<U: Upstream> Gateway<U> {
                     send_queue_bytes: depths.output_bytes as u64,
                     connections_held: depths.holds as u64,
                     timers: depths.timers as u64,
+                    upstream_links: self.links.len() as u64,
                 };
+                let mut snapshot = self.metrics.snapshot(gauges);
+                snapshot.upstreams = self.upstream.report();
                 // The asker may have given up; then nobody misses the answer.
-                let _ = answer_to.try_send(self.metrics.snapshot(gauges));
+                let _ = answer_to.try_send(snapshot);
             }
         }
     }

@@ -23,7 +23,7 @@ const MODERN_META: &str = concat!(
 
 /// Why a request is refused, with its JSON-RPC code.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[error("method not found: the embedded server has no {method:?} in this revision")]
     MethodNotFound { method: String },
     #[error("unknown tool: {name}")]
@@ -46,7 +46,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// The JSON-RPC error code.
-    pub(super) fn code(&self) -> i32 {
+    pub(crate) fn code(&self) -> i32 {
         match self {
             Fault::MethodNotFound { .. } => -32601,
             // MCP 2025-11-25, resources: "Resource not found: -32002"; 2026-07-28 uses -32602.

@@ -19,10 +19,10 @@ use super::answers::{Fault, put, put_modern_meta, put_string};
 use super::dialogue::{CARRIED_BYTES_MAX, Question};
 
 /// How long a client may take for its answer.
-pub(super) const STATE_TTL_MS: u64 = 600_000;
+pub(crate) const STATE_TTL_MS: u64 = 600_000;
 
 /// The longest state that is looked at.
-pub(super) const STATE_CHARS_MAX: usize = (HEAD_BYTES + CARRIED_BYTES_MAX + SEAL_BYTES) * 4 / 3 + 3;
+pub(crate) const STATE_CHARS_MAX: usize = (HEAD_BYTES + CARRIED_BYTES_MAX + SEAL_BYTES) * 4 / 3 + 3;
 
 const FORMAT: u8 = 1;
 /// Format, round and expiry.
@@ -31,32 +31,39 @@ const SEAL_BYTES: usize = 16;
 
 /// What a dialogue remembers between two rounds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct DialogueState {
+pub(crate) struct DialogueState {
     /// Which round was asked.
-    pub(super) round: u8,
+    pub(crate) round: u8,
     /// What the script carries over.
-    pub(super) carried: String,
+    pub(crate) carried: String,
 }
 
 /// The request a state belongs to: method, name and arguments.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Binding {
+pub(crate) struct Binding {
     hash: u128,
 }
 
 /// Seals and opens states.
 #[derive(Clone, Copy)]
-pub(super) struct StateSeal {
+pub(crate) struct StateSeal {
     key: [u8; 16],
 }
 
+impl std::fmt::Debug for StateSeal {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The key is secret.
+        formatter.write_str("StateSeal")
+    }
+}
+
 impl StateSeal {
-    pub(super) fn new(key: [u8; 16]) -> StateSeal {
+    pub(crate) fn new(key: [u8; 16]) -> StateSeal {
         StateSeal { key }
     }
 
     /// Binds a state to a request. Arguments count by value: order of members and blanks don't.
-    pub(super) fn bind(
+    pub(crate) fn bind(
         &self,
         method: &str,
         name: &str,
@@ -73,7 +80,7 @@ impl StateSeal {
     }
 
     /// The state as it goes to the client.
-    pub(super) fn seal(&self, state: &DialogueState, binding: Binding, now_unix_ms: u64) -> String {
+    pub(crate) fn seal(&self, state: &DialogueState, binding: Binding, now_unix_ms: u64) -> String {
         assert!(state.carried.len() <= CARRIED_BYTES_MAX, "scripts cut what they carry");
         let mut bytes = Vec::with_capacity(HEAD_BYTES + state.carried.len() + SEAL_BYTES);
         bytes.extend_from_slice(&[FORMAT, state.round]);
@@ -85,7 +92,7 @@ impl StateSeal {
     }
 
     /// The state as it comes back, or why it is refused.
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         text: &str,
         binding: Binding,
@@ -114,7 +121,7 @@ impl StateSeal {
     }
 
     /// A mark over other bytes, for task ids.
-    pub(super) fn short_mark(&self, label: &str, bytes: &[u8]) -> [u8; 8] {
+    pub(crate) fn short_mark(&self, label: &str, bytes: &[u8]) -> [u8; 8] {
         let mut hasher = SipHasher24::new_with_key(&self.key);
         hash_text(&mut hasher, label);
         hasher.write(bytes);
@@ -131,7 +138,7 @@ impl StateSeal {
 }
 
 /// True if both are equal, without telling by its time where they differ.
-pub(super) fn equal_in_constant_time(left: &[u8], right: &[u8]) -> bool {
+pub(crate) fn equal_in_constant_time(left: &[u8], right: &[u8]) -> bool {
     left.len() == right.len()
         && left.iter().zip(right).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }

@@ -18,20 +18,20 @@
 //!
 //! [`Event::Siblings`]: shardgate_proto::upstream::Event::Siblings
 
-mod answers;
+pub(crate) mod answers;
 mod asking;
 mod catalog;
 mod client;
 mod conversations;
-mod dialogue;
-mod input_required;
+pub(crate) mod dialogue;
+pub(crate) mod input_required;
 mod media;
 mod prompts;
 mod resources;
 mod running;
 mod scan;
 mod siblings;
-mod subscriptions;
+pub(crate) mod subscriptions;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -45,9 +45,11 @@ use shardgate_proto::clock::Millis;
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 use shardgate_proto::upstream::{
     AskKey, Call, CallKey, Caller, Description, Events, HeaderParameter, Notification, Outcome,
-    SessionKey, Upstream,
+    RouteId, SessionKey, Upstream,
 };
 use simd_json::BorrowedValue;
+
+use crate::metrics::{Reports, UpstreamSnapshot};
 
 pub use answers::SERVER_INFO;
 pub use conversations::CONVERSATIONS_MAX;
@@ -170,7 +172,7 @@ impl Embedded {
             ("subscriptions/listen", Caller::Stateless) => {
                 let changeable = self.has_changeable(Counter::Resources);
                 let exists = |uri: &str| Resource::resolve(uri, changeable).is_some();
-                self.subscriptions.listen(call.key, call.id, call.params, exists, events)
+                self.subscriptions.listen(call, exists, events)
             }
             (method, Caller::Stateless) => match TaskMethod::parse(method) {
                 Some(method) => self.task_call(method, call, now, events),
@@ -333,7 +335,7 @@ impl Embedded {
             Counter::Resources => Change::Resources,
             Counter::Watched => Change::Resource(resources::WATCHED_URI),
         };
-        self.subscriptions.announce(change, self.sessions.keys().copied(), events);
+        self.subscriptions.announce(change, None, self.sessions.keys().copied(), events);
     }
 
     /// Parses raw JSON in the instance's scratch memory.
@@ -377,6 +379,14 @@ fn missing(name: &str, expected: &str) -> Fault {
     Fault::InvalidParams(format!("params.{name} must be {expected}"))
 }
 
+impl Reports for Embedded {
+    /// The embedded server is no tool server behind the gateway: the shards' own counters
+    /// tell all there is of it.
+    fn report(&self) -> Vec<UpstreamSnapshot> {
+        Vec::new()
+    }
+}
+
 impl Upstream for Embedded {
     fn describe(&self, version: ProtocolVersion) -> Description {
         let mut capabilities = String::from(
@@ -396,7 +406,7 @@ impl Upstream for Embedded {
         Description { capabilities, instructions: Some(instructions.to_owned()) }
     }
 
-    fn header_parameters(&self, tool: &str) -> &[HeaderParameter] {
+    fn header_parameters(&self, _route: RouteId, tool: &str) -> &[HeaderParameter] {
         tools::header_parameters(tool)
     }
 
@@ -407,6 +417,7 @@ impl Upstream for Embedded {
     fn open_session(
         &mut self,
         session: SessionKey,
+        _route: RouteId,
         _version: ProtocolVersion,
         client_capabilities: &[u8],
     ) {
@@ -415,7 +426,7 @@ impl Upstream for Embedded {
         self.sessions.insert(session, Session { capabilities, log_level: LogLevel::Info });
     }
 
-    fn close_session(&mut self, session: SessionKey) {
+    fn close_session(&mut self, session: SessionKey, _now: Millis, _events: &mut Events) {
         self.sessions.remove(&session);
         self.subscriptions.close_session(session);
     }

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shardgate_proto::upstream::{CallKey, Events, SessionKey, Target};
+use shardgate_proto::upstream::{Call, CallKey, Events, RouteId, SessionKey, Target};
 
 use super::KEPT_ID_BYTES_MAX;
 use super::answers::{Fault, put, put_string};
@@ -25,7 +25,7 @@ pub const URIS_MAX: usize = 64;
 
 /// What has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change<'a> {
+pub(crate) enum Change<'a> {
     Tools,
     Prompts,
     Resources,
@@ -48,6 +48,7 @@ impl Change<'_> {
 struct Listen {
     /// The request's id, raw JSON.
     id: Box<[u8]>,
+    route: RouteId,
     tools: bool,
     prompts: bool,
     resources: bool,
@@ -117,7 +118,7 @@ impl Listen {
 
 /// All listeners and subscribers of a shard.
 #[derive(Debug, Default)]
-pub(super) struct Subscriptions {
+pub(crate) struct Subscriptions {
     listens: BTreeMap<CallKey, Listen>,
     by_uri: BTreeMap<Box<str>, BTreeSet<SessionKey>>,
     by_session: BTreeMap<SessionKey, Vec<Box<str>>>,
@@ -127,47 +128,53 @@ pub(super) struct Subscriptions {
 impl Subscriptions {
     /// Opens a listener and acknowledges what is granted. `exists` tells which
     /// addresses can be watched.
-    pub(super) fn listen(
+    pub(crate) fn listen(
         &mut self,
-        call: CallKey,
-        id: &[u8],
-        params: Option<&[u8]>,
+        call: &Call<'_>,
         exists: impl Fn(&str) -> bool,
         events: &mut Events,
     ) -> Result<(), Fault> {
         if self.listens.len() >= LISTENS_MAX {
             return Err(Fault::Busy { what: "too many listeners", max: LISTENS_MAX });
         }
-        if id.len() > KEPT_ID_BYTES_MAX {
+        if call.id.len() > KEPT_ID_BYTES_MAX {
             let why = format!("the id of a listen call has at most {KEPT_ID_BYTES_MAX} bytes");
             return Err(Fault::InvalidRequest(why));
         }
-        let filter = params
+        let filter = call
+            .params
             .and_then(|params| scan::member(params, "notifications"))
             .filter(|filter| scan::is_object(filter))
             .ok_or_else(|| {
                 Fault::InvalidParams("params.notifications must be an object".to_owned())
             })?;
         let listen = Listen {
-            id: id.into(),
+            id: call.id.into(),
+            route: call.route,
             tools: flag(filter, "toolsListChanged")?,
             prompts: flag(filter, "promptsListChanged")?,
             resources: flag(filter, "resourcesListChanged")?,
             uris: addresses(filter, exists)?,
         };
         // MCP 2026-07-28, subscriptions: the acknowledgement is the first message of the stream.
-        events.notify(Target::Call(call), |out| listen.write_acknowledged(out));
-        self.listens.insert(call, listen);
+        events.notify(Target::Call(call.key), |out| listen.write_acknowledged(out));
+        self.listens.insert(call.key, listen);
         Ok(())
     }
 
-    /// Closes a listener whose client is gone.
-    pub(super) fn forget_listen(&mut self, call: CallKey) {
-        self.listens.remove(&call);
+    /// Closes a listener whose client is gone. False if there was none.
+    pub(crate) fn forget_listen(&mut self, call: CallKey) -> bool {
+        self.listens.remove(&call).is_some()
+    }
+
+    /// The resources that somebody wants to hear of.
+    pub(crate) fn uris(&self) -> impl Iterator<Item = &str> {
+        let listened = self.listens.values().flat_map(|listen| listen.uris.iter());
+        self.by_uri.keys().chain(listened).map(|uri| &**uri)
     }
 
     /// Ends every listener with its final result.
-    pub(super) fn finish_listens(&mut self, events: &mut Events) {
+    pub(crate) fn finish_listens(&mut self, events: &mut Events) {
         for (call, listen) in std::mem::take(&mut self.listens) {
             // MCP 2026-07-28, SubscriptionsListenResult: "sent only when the server tears
             // the subscription down".
@@ -180,7 +187,7 @@ impl Subscriptions {
     }
 
     /// Subscribes a legacy session; doing it twice changes nothing.
-    pub(super) fn subscribe(&mut self, session: SessionKey, uri: &str) -> Result<(), Fault> {
+    pub(crate) fn subscribe(&mut self, session: SessionKey, uri: &str) -> Result<(), Fault> {
         let uris = self.by_session.entry(session).or_default();
         if uris.iter().any(|known| **known == *uri) {
             return Ok(());
@@ -205,7 +212,7 @@ impl Subscriptions {
     }
 
     /// Ends a legacy subscription; one that is not there is fine.
-    pub(super) fn unsubscribe(&mut self, session: SessionKey, uri: &str) {
+    pub(crate) fn unsubscribe(&mut self, session: SessionKey, uri: &str) {
         let Some(uris) = self.by_session.get_mut(&session) else { return };
         let Some(at) = uris.iter().position(|known| **known == *uri) else { return };
         uris.swap_remove(at);
@@ -216,7 +223,7 @@ impl Subscriptions {
     }
 
     /// Ends all subscriptions of a session.
-    pub(super) fn close_session(&mut self, session: SessionKey) {
+    pub(crate) fn close_session(&mut self, session: SessionKey) {
         for uri in self.by_session.remove(&session).unwrap_or_default() {
             self.drop_link(session, &uri);
         }
@@ -233,15 +240,16 @@ impl Subscriptions {
     }
 
     /// Tells everybody concerned. List changes go to all of `sessions`, which is
-    /// only walked for them.
-    pub(super) fn announce(
+    /// only walked for them, and to the listeners on `route`; `None` stands for all.
+    pub(crate) fn announce(
         &self,
         change: Change<'_>,
+        route: Option<RouteId>,
         sessions: impl Iterator<Item = SessionKey>,
         events: &mut Events,
     ) {
         for (call, listen) in &self.listens {
-            if listen.wants(change) {
+            if listen.wants(change) && route.is_none_or(|route| route == listen.route) {
                 events.notify(Target::Call(*call), |out| listen.write_change(change, out));
             }
         }

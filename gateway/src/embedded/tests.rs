@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use shardgate_proto::clock::Millis;
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 use shardgate_proto::upstream::{
-    AskKey, Call, CallKey, Caller, Event, Events, Outcome, SessionKey, Target, Upstream,
+    AskKey, Call, CallKey, Caller, Event, Events, Outcome, RouteId, SessionKey, Target, Upstream,
 };
 use simd_json::OwnedValue;
 use simd_json::prelude::*;
@@ -51,7 +51,7 @@ impl Bench {
     /// With one legacy session that declares everything.
     fn legacy(version: ProtocolVersion) -> Bench {
         let mut bench = Bench::new();
-        bench.server.open_session(SESSION, version, FULL.as_bytes());
+        bench.server.open_session(SESSION, RouteId::WHOLE, version, FULL.as_bytes());
         bench
     }
 
@@ -67,6 +67,7 @@ impl Bench {
         let call = Call {
             key,
             caller,
+            route: RouteId::WHOLE,
             version,
             id: id.as_bytes(),
             method,

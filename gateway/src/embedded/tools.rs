@@ -100,16 +100,19 @@ impl Hints {
 static HEADER_PARAMETERS: [HeaderParameter; 3] = [
     HeaderParameter {
         argument: Cow::Borrowed("region"),
+        inner: Vec::new(),
         header: Cow::Borrowed("Region"),
         kind: HeaderParameterKind::String,
     },
     HeaderParameter {
         argument: Cow::Borrowed("priority"),
+        inner: Vec::new(),
         header: Cow::Borrowed("Priority"),
         kind: HeaderParameterKind::Integer,
     },
     HeaderParameter {
         argument: Cow::Borrowed("verbose"),
+        inner: Vec::new(),
         header: Cow::Borrowed("Verbose"),
         kind: HeaderParameterKind::Boolean,
     },

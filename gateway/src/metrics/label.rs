@@ -386,6 +386,50 @@ labels! {
     }
 }
 
+labels! {
+    /// How a call of a client to a tool server ended.
+    CallOutcome {
+        /// The server answered with a result.
+        Result => "result",
+        /// The server answered with an error.
+        Error => "error",
+        /// It could not be reached, or the connection or child ended before the answer.
+        Unreachable => "unreachable",
+        /// It did not answer in time.
+        Timeout => "timeout",
+        /// What it answered was no MCP, or it refused or ended the session.
+        Protocol => "protocol",
+        /// It was not asked, as its breaker was open.
+        Breaker => "breaker",
+        /// It was not asked, as too much was under way.
+        Full => "full",
+        /// Its client gave it up.
+        Cancelled => "cancelled",
+    }
+}
+
+labels! {
+    /// What became of a session with a tool server.
+    SessionFate {
+        /// It could be used.
+        Opened => "opened",
+        /// The server forgot it.
+        Expired => "expired",
+        /// It could not be opened, or broke.
+        Failed => "failed",
+    }
+}
+
+labels! {
+    /// How the reading of a tool server's lists went.
+    ReadingResult {
+        /// All were read.
+        Worked => "worked",
+        /// Not all.
+        Failed => "failed",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,8 @@
 //! A histogram of durations of fixed size, cheap enough for every request.
 //!
 //! Limits: two significant digits; steps of 256 ns below 33 µs; durations above
-//! [`DURATION_NS_MAX`] count as that. About 22 KiB each, whatever is recorded.
+//! [`DURATION_NS_MAX`] count as that. About 22 KiB each, whatever is recorded; a coarse
+//! one has one digit and about 3 KiB.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ pub const DURATION_NS_MAX: u64 = (1 << 36) - 1;
 
 const STEP_NS: u64 = 256;
 const SIGNIFICANT_DIGITS: u8 = 2;
+const COARSE_DIGITS: u8 = 1;
 
 /// Upper bounds, in seconds, of the buckets that are exposed to Prometheus.
 pub const BUCKETS_S: [f64; 20] = [
@@ -30,7 +32,16 @@ pub struct Latency {
 impl Latency {
     /// An empty histogram; allocates once and never again.
     pub fn new() -> Latency {
-        let durations = Histogram::new_with_bounds(STEP_NS, DURATION_NS_MAX, SIGNIFICANT_DIGITS)
+        Latency::with_digits(SIGNIFICANT_DIGITS)
+    }
+
+    /// An empty histogram that knows durations to one digit, for where there are many.
+    pub fn coarse() -> Latency {
+        Latency::with_digits(COARSE_DIGITS)
+    }
+
+    fn with_digits(digits: u8) -> Latency {
+        let durations = Histogram::new_with_bounds(STEP_NS, DURATION_NS_MAX, digits)
             .expect("the bounds are constants that hdrhistogram accepts");
         Latency { durations, sum_ns: 0 }
     }
@@ -58,7 +69,7 @@ impl Latency {
 
     /// Adds all that `other` has counted.
     pub fn merge(&mut self, other: &Latency) {
-        self.durations.add(&other.durations).expect("all histograms here have the same bounds");
+        self.durations.add(&other.durations).expect("all histograms here have the same range");
         self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
     }
 
@@ -112,6 +123,17 @@ mod tests {
         assert_eq!(latency.count(), 66);
         assert!(latency.durations.distinct_values() * 8 <= 24 * 1024);
         assert!(latency.quantile_ns(1.0) >= DURATION_NS_MAX);
+    }
+
+    #[test]
+    fn a_coarse_one_is_small_and_right_to_a_sixteenth() {
+        let mut latency = Latency::coarse();
+        for milliseconds in 1..=1_000_u64 {
+            latency.record(milliseconds * 1_000_000);
+        }
+        assert!(latency.durations.distinct_values() * 8 <= 4 * 1024);
+        let found = latency.quantile_ns(0.5) as f64;
+        assert!((found / 500e6 - 1.0).abs() < 1.0 / 16.0, "{found}");
     }
 
     #[test]

@@ -7,17 +7,24 @@
 //! - Others see only a [`ShardSnapshot`], which the shard makes when it is asked.
 //! - Memory is fixed when it is made, about 150 KiB per shard; no client can grow it.
 
+mod exposed_upstreams;
 mod label;
 mod latency;
 mod openmetrics;
 mod process;
+mod upstream;
 
 pub use label::{
-    Closed, Group, Limit, MeshEvent, Method, RpcError, SessionEvent, Status, StreamEvent,
+    CallOutcome, Closed, Group, Limit, MeshEvent, Method, ReadingResult, RpcError, SessionEvent,
+    SessionFate, Status, StreamEvent,
 };
 pub use latency::{BUCKETS_S, DURATION_NS_MAX, Latency};
 pub use openmetrics::{Exposition, OPENMETRICS_CONTENT_TYPE, render_openmetrics};
 pub use process::ProcessFacts;
+pub use upstream::{
+    UpstreamAbout, UpstreamCounted, UpstreamGauges, UpstreamKind, UpstreamSnapshot, UpstreamState,
+    UpstreamSum,
+};
 
 /// The counters and histograms of one shard.
 #[derive(Debug)]
@@ -38,6 +45,14 @@ pub struct ShardSnapshot {
     pub gauges: ShardGauges,
     /// What was counted since the shard's start.
     pub counted: Box<Counted>,
+    /// The tool servers, in the order of the configuration; empty with the embedded one.
+    pub upstreams: Vec<UpstreamSnapshot>,
+}
+
+/// What is told of tool servers by whoever speaks with them.
+pub(crate) trait Reports {
+    /// Each tool server at this moment.
+    fn report(&self) -> Vec<UpstreamSnapshot>;
 }
 
 /// What is open or queued on a shard right now; its service fills it in for a snapshot.
@@ -59,6 +74,8 @@ pub struct ShardGauges {
     pub connections_held: u64,
     /// Armed timers.
     pub timers: u64,
+    /// Open and opening links to tool servers.
+    pub upstream_links: u64,
 }
 
 /// Counters and histograms since the shard's start.
@@ -171,9 +188,10 @@ impl ShardMetrics {
         self.counted.turns.record(elapsed_ns);
     }
 
-    /// A copy for others; costs about 30 µs of the shard's time.
+    /// A copy for others, without tool servers; costs about 30 µs of the shard's time.
     pub fn snapshot(&self, gauges: ShardGauges) -> ShardSnapshot {
-        ShardSnapshot { shard: self.shard, cpu: self.cpu, gauges, counted: self.counted.clone() }
+        let (shard, cpu, counted) = (self.shard, self.cpu, self.counted.clone());
+        ShardSnapshot { shard, cpu, gauges, counted, upstreams: Vec::new() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The counters as OpenMetrics text.
 //!
 //! Names carry base units (`_seconds`, `_bytes`) and `_total`; every series of a shard has the
-//! label `shard`. Series by method and status appear once they are above zero, all others
+//! label `shard`, every series of a tool server the label `upstream`. Series by method and status appear once they are above zero, all others
 //! always, so that a rate over them begins at zero.
 
 use std::fmt;
@@ -11,10 +11,12 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::exposed_upstreams::{encode_children, encode_upstreams};
 use super::{
     Closed, Counted, Group, Latency, Limit, MeshEvent, Method, ProcessFacts, RpcError,
-    SessionEvent, ShardGauges, ShardSnapshot, Status, StreamEvent,
+    SessionEvent, ShardGauges, ShardSnapshot, Status, StreamEvent, UpstreamSum,
 };
+use crate::children::EndpointCounts;
 
 /// The media type of [`render_openmetrics`]'s text (OpenMetrics 1.0, "Protocol Negotiation").
 pub const OPENMETRICS_CONTENT_TYPE: &str =
@@ -31,8 +33,16 @@ pub struct Exposition {
     pub uptime_seconds: f64,
     /// Whether a drain has begun.
     pub is_draining: bool,
+    /// How often the configuration was read again, by what became of it.
+    pub config_reloads: [(&'static str, u64); 2],
     /// Per shard; `None` for a shard that did not answer in time.
     pub shards: Vec<Option<ShardSnapshot>>,
+    /// The tool servers, over all shards.
+    pub upstreams: Vec<UpstreamSum>,
+    /// The children of tool servers, by name.
+    pub children: Vec<EndpointCounts>,
+    /// By pinned upstream, how many of its tools are withheld because they have changed.
+    pub quarantined: Vec<(String, u64)>,
     /// What the kernel says.
     pub process: ProcessFacts,
 }
@@ -58,7 +68,9 @@ impl Collector for Scrape {
         self.requests(&mut encoder)?;
         self.shard_counters(&mut encoder)?;
         self.labelled_counters(&mut encoder)?;
-        self.histograms(&mut encoder)
+        self.histograms(&mut encoder)?;
+        encode_upstreams(&mut encoder, &self.0.upstreams)?;
+        encode_children(&mut encoder, &self.0.children)
     }
 }
 
@@ -69,7 +81,7 @@ type CounterOf = fn(&Counted) -> u64;
 /// Label texts and numbers of a closed set of labels.
 type LabelledOf = fn(&Counted) -> Vec<(&'static str, u64)>;
 
-const SHARD_GAUGES: [(&str, &str, GaugeOf); 8] = [
+const SHARD_GAUGES: [(&str, &str, GaugeOf); 9] = [
     ("shardgate_connections", "Open client connections", |g| g.connections),
     ("shardgate_sessions", "Sessions in the table", |g| g.sessions),
     ("shardgate_streams", "Open SSE streams", |g| g.streams),
@@ -82,6 +94,7 @@ const SHARD_GAUGES: [(&str, &str, GaugeOf); 8] = [
         |g| g.connections_held,
     ),
     ("shardgate_timers", "Armed timers", |g| g.timers),
+    ("shardgate_links", "Open and opening links to tool servers", |g| g.upstream_links),
 ];
 
 const SHARD_COUNTERS: [(&str, &str, CounterOf); 5] = [
@@ -128,6 +141,26 @@ impl Scrape {
             .encode_gauge(&uptime)?;
         gauge(encoder, "shardgate_draining", "1 while the node drains", None)?
             .encode_gauge(&i64::from(self.0.is_draining))?;
+        let mut reloads = encoder.encode_descriptor(
+            "shardgate_config_reloads",
+            "Configurations read while running",
+            None,
+            MetricType::Counter,
+        )?;
+        for (result, count) in &self.0.config_reloads {
+            reloads
+                .encode_family(&[("result", *result)])?
+                .encode_counter::<NoLabelSet, u64, u64>(count, None)?;
+        }
+        if !self.0.quarantined.is_empty() {
+            let help = "Tools withheld because their definition has changed";
+            let mut quarantined = gauge(encoder, "shardgate_catalog_quarantined", help, None)?;
+            for (upstream, count) in &self.0.quarantined {
+                quarantined
+                    .encode_family(&[("upstream", upstream.as_str())])?
+                    .encode_gauge(&signed(*count))?;
+            }
+        }
         let mut up =
             gauge(encoder, "shardgate_shard_up", "0 where a shard did not answer in time", None)?;
         for (shard, snapshot) in self.0.shards.iter().enumerate() {
@@ -238,7 +271,7 @@ impl Scrape {
     }
 }
 
-fn gauge<'e>(
+pub(super) fn gauge<'e>(
     encoder: &'e mut DescriptorEncoder<'_>,
     name: &'e str,
     help: &str,
@@ -247,7 +280,7 @@ fn gauge<'e>(
     encoder.encode_descriptor(name, help, unit, MetricType::Gauge)
 }
 
-fn counter<'e>(
+pub(super) fn counter<'e>(
     encoder: &'e mut DescriptorEncoder<'_>,
     name: &'e str,
     help: &str,
@@ -255,7 +288,7 @@ fn counter<'e>(
     encoder.encode_descriptor(name, help, None, MetricType::Counter)
 }
 
-fn histogram<'e>(
+pub(super) fn histogram<'e>(
     encoder: &'e mut DescriptorEncoder<'_>,
     name: &'e str,
     help: &str,
@@ -263,7 +296,7 @@ fn histogram<'e>(
     encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)
 }
 
-fn count_one<const N: usize>(
+pub(super) fn count_one<const N: usize>(
     family: &mut MetricEncoder<'_>,
     labels: &[(&str, &str); N],
     value: u64,
@@ -285,14 +318,19 @@ fn observe<const N: usize>(
 }
 
 /// The encoder knows signed gauges only; no gauge here comes near their end.
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::ShardMetrics;
+    use std::sync::Arc;
+
+    use crate::metrics::{
+        CallOutcome, ShardMetrics, UpstreamAbout, UpstreamCounted, UpstreamGauges, UpstreamKind,
+        UpstreamSnapshot, UpstreamState,
+    };
 
     fn exposition(shards: Vec<Option<ShardSnapshot>>) -> Exposition {
         Exposition {
@@ -300,7 +338,11 @@ mod tests {
             version: "1.2.3",
             uptime_seconds: 1.5,
             is_draining: false,
+            config_reloads: [("accepted", 2), ("refused", 1)],
             shards,
+            upstreams: Vec::new(),
+            children: Vec::new(),
+            quarantined: vec![("crm".to_owned(), 2)],
             process: ProcessFacts { cpu_seconds: Some(0.25), ..ProcessFacts::default() },
         }
     }
@@ -326,10 +368,12 @@ mod tests {
             "shardgate_uptime_seconds 1.5",
             "# UNIT shardgate_uptime_seconds seconds",
             "shardgate_draining 0",
+            "shardgate_config_reloads_total{result=\"refused\"} 1",
             "shardgate_shard_up{shard=\"0\"} 0",
             "shardgate_shard_up{shard=\"1\"} 1",
             "process_cpu_seconds_total 0.25",
             "shardgate_sessions{shard=\"1\"} 7",
+            "shardgate_links{shard=\"1\"} 0",
             "shardgate_requests_total{shard=\"1\",method=\"tools/call\",status=\"200\"} 2",
             "shardgate_requests_total{shard=\"1\",method=\"tools/list\",status=\"503\"} 1",
             "shardgate_refusals_total{shard=\"1\",limit=\"mesh_depth_max\"} 1",
@@ -349,6 +393,51 @@ mod tests {
         assert!(text.ends_with("# EOF\n"));
         let names = text.lines().filter_map(|line| line.split(['{', ' ']).next());
         assert!(names.into_iter().all(|name| !name.contains("_ms")), "base units only");
+    }
+
+    #[test]
+    fn a_scrape_shows_tool_servers_and_their_children() {
+        let about = UpstreamAbout {
+            name: "crm".to_owned(),
+            kind: UpstreamKind::Stdio,
+            address: "mcp-crm".to_owned(),
+        };
+        let mut counted = UpstreamCounted::new();
+        counted.calls[CallOutcome::Breaker.index()] = 2;
+        counted.latency.record(1_000_000);
+        counted.latency.record(40_000_000);
+        let snapshot = UpstreamSnapshot {
+            about: Arc::new(about),
+            state: UpstreamState::Broken,
+            trouble: Some("exit code 1".to_owned()),
+            version: None,
+            gauges: UpstreamGauges { in_flight: 1, tools: 9, ..UpstreamGauges::default() },
+            counted,
+        };
+        let mut children = EndpointCounts::default();
+        children.upstream.push_str("crm");
+        children.started = 3;
+        let text = render_openmetrics(Exposition {
+            upstreams: UpstreamSum::over(&[vec![snapshot.clone()], vec![snapshot]]),
+            children: vec![children],
+            ..exposition(Vec::new())
+        });
+        for line in [
+            "shardgate_upstream_calls_total{upstream=\"crm\",outcome=\"breaker\"} 4",
+            "shardgate_upstream_calls_total{upstream=\"crm\",outcome=\"result\"} 0",
+            "shardgate_upstream_up{upstream=\"crm\"} 0",
+            "shardgate_upstream_breaker_open{upstream=\"crm\"} 2",
+            "shardgate_upstream_in_flight{upstream=\"crm\"} 2",
+            "shardgate_upstream_tools{upstream=\"crm\"} 9",
+            "shardgate_upstream_call_duration_seconds_count{upstream=\"crm\"} 4",
+            "shardgate_upstream_call_duration_seconds_bucket{le=\"0.0025\",upstream=\"crm\"} 2",
+            "shardgate_upstream_call_duration_seconds_bucket{le=\"+Inf\",upstream=\"crm\"} 4",
+            "shardgate_children{upstream=\"crm\"} 0",
+            "shardgate_children_started_total{upstream=\"crm\"} 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        }
+        assert!(!text.contains("le=\"0.001\""), "finer than the clock:\n{text}");
     }
 
     #[test]

@@ -76,6 +76,12 @@ impl ChunkDecoder {
             let byte = bytes[*read];
             *read += 1;
             if self.state == State::Trailer {
+                // Nearly every body ends so: without trailers, and in one piece.
+                if self.trailer_line.is_empty() && byte == b'\r' && bytes.get(*read) == Some(&b'\n')
+                {
+                    *read += 1;
+                    return Ok(true);
+                }
                 if self.take_trailer_byte(byte, limits)? {
                     return Ok(true);
                 }

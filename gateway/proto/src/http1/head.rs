@@ -107,7 +107,7 @@ const LOWER: u8 = 0x20;
 /// characters other than a letter's cases meet in a small letter or a hyphen
 /// when [`LOWER`] is set. The known length lets the compiler use SIMD.
 #[inline(always)]
-fn is_spelled<const N: usize>(name: &[u8], spelling: &[u8; N]) -> bool {
+pub(super) fn is_spelled<const N: usize>(name: &[u8], spelling: &[u8; N]) -> bool {
     name.first_chunk::<N>().is_some_and(|name| {
         name.iter().zip(spelling).fold(0, |differs, (one, other)| differs | ((one | LOWER) ^ other))
             == 0
@@ -123,20 +123,20 @@ pub(super) enum Framing {
 
 /// A place in the header block. `start > end` stands for "absent".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
+pub(super) struct Span {
     start: u16,
     end: u16,
 }
 
 impl Span {
-    const ABSENT: Span = Span { start: 1, end: 0 };
+    pub(super) const ABSENT: Span = Span { start: 1, end: 0 };
 
     /// Positions are below [`HEAD_BYTES_MAX`], which `parse` has checked.
-    fn new(start: usize, length: usize) -> Span {
+    pub(super) fn new(start: usize, length: usize) -> Span {
         Span { start: start as u16, end: (start + length) as u16 }
     }
 
-    fn of(self, block: &[u8]) -> Option<&[u8]> {
+    pub(super) fn of(self, block: &[u8]) -> Option<&[u8]> {
         block.get(usize::from(self.start)..usize::from(self.end))
     }
 }
@@ -213,7 +213,7 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Parsed {
 
 /// httparse takes a bare LF for a line's end. RFC 9112, 2.2 lets a recipient do
 /// so, but then it may see lines where an intermediary saw one.
-fn ends_lines_strictly(block: &[u8], headers: &[httparse::Header<'_>]) -> bool {
+pub(super) fn ends_lines_strictly(block: &[u8], headers: &[httparse::Header<'_>]) -> bool {
     block.ends_with(b"\r\n\r\n")
         && headers
             .iter()
@@ -221,7 +221,7 @@ fn ends_lines_strictly(block: &[u8], headers: &[httparse::Header<'_>]) -> bool {
 }
 
 /// Where `part`, a slice of `block`, begins in it.
-fn offset(block: &[u8], part: &[u8]) -> usize {
+pub(super) fn offset(block: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr().wrapping_sub(block.as_ptr().addr())
 }
 
@@ -274,14 +274,15 @@ fn index(
     Ok(index)
 }
 
+/// What the `Connection` lines of a head say together.
 #[derive(Default)]
-struct ConnectionOptions {
-    close: bool,
-    keep_alive: bool,
+pub(super) struct ConnectionOptions {
+    pub(super) close: bool,
+    pub(super) keep_alive: bool,
 }
 
 impl ConnectionOptions {
-    fn take(&mut self, value: &[u8]) {
+    pub(super) fn take(&mut self, value: &[u8]) {
         for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
             self.close |= option.eq_ignore_ascii_case(b"close");
@@ -543,6 +544,13 @@ fn text(bytes: Option<&[u8]>) -> Option<&str> {
 #[derive(Clone, Debug)]
 pub struct HeaderLines<'a> {
     rest: &'a [u8],
+}
+
+impl<'a> HeaderLines<'a> {
+    /// The lines from `rest` on, the end of a valid head.
+    pub(super) fn over(rest: &'a [u8]) -> HeaderLines<'a> {
+        HeaderLines { rest }
+    }
 }
 
 impl<'a> Iterator for HeaderLines<'a> {

@@ -1,4 +1,5 @@
 //! HTTP/1.1 as a server speaks it: requests in, responses out (RFC 9110, RFC 9112).
+//! The other direction, requests out and responses in, is [`client`].
 //!
 //! [`RequestDecoder`] turns received bytes into [`Request`]s, the `write_*`
 //! functions append responses to a connection's output.
@@ -13,6 +14,7 @@
 //! Limits: everything in [`Limits`], and [`HEADERS_MAX`].
 
 mod chunked;
+pub mod client;
 mod head;
 mod line;
 mod media;

@@ -14,14 +14,14 @@ use super::text::unescape;
 
 /// The text broke the grammar: see [`Cursor::flaw`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Broken;
+pub(crate) struct Broken;
 
 /// A string's text between its quotes, as a range of the whole text.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Text {
-    pub(super) start: usize,
-    pub(super) end: usize,
-    pub(super) escaped: bool,
+pub(crate) struct Text {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) escaped: bool,
 }
 
 /// Where a string ends.
@@ -32,7 +32,7 @@ pub(super) struct StringEnd {
     pub(super) escaped: bool,
 }
 
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     /// The bytes passed, ORed: a high bit says that one above 0x7F was among them.
     high: u64,
@@ -62,7 +62,7 @@ const BLOCK_BYTES: usize = 64;
 const SHORT_BYTES: usize = 32;
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8], depth_max: usize) -> Result<Cursor<'a>, Syntax> {
+    pub(crate) fn new(bytes: &'a [u8], depth_max: usize) -> Result<Cursor<'a>, Syntax> {
         if u32::try_from(bytes.len()).is_err() {
             return Err(Syntax { problem: Problem::TextLarge, at: 0 });
         }
@@ -75,12 +75,12 @@ impl<'a> Cursor<'a> {
         self.flaw
     }
 
-    pub(super) fn bytes(&self) -> &'a [u8] {
+    pub(crate) fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
     #[inline(always)]
-    pub(super) fn peek(&self, at: usize) -> Option<u8> {
+    pub(crate) fn peek(&self, at: usize) -> Option<u8> {
         self.bytes.get(at).copied()
     }
 
@@ -106,7 +106,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Where the text's value begins.
-    pub(super) fn begin(&mut self) -> Result<usize, Broken> {
+    pub(crate) fn begin(&mut self) -> Result<usize, Broken> {
         // RFC 8259, 8.1: "Implementations MUST NOT add a byte order mark".
         if self.bytes.starts_with(b"\xEF\xBB\xBF") {
             return Err(self.broken(Problem::ByteOrderMark, 0));
@@ -115,7 +115,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Nothing but white space may follow, and all of the text must be UTF-8.
-    pub(super) fn finish(&mut self, at: usize) -> Result<(), Broken> {
+    pub(crate) fn finish(&mut self, at: usize) -> Result<(), Broken> {
         let at = self.skip_space(at);
         if at < self.bytes.len() {
             return Err(self.broken(Problem::Trailing, at));
@@ -130,7 +130,7 @@ impl<'a> Cursor<'a> {
 
     /// Looks a member's name up as it reads without escapes.
     #[inline(always)]
-    pub(super) fn spelled<T>(&self, name: Text, find: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+    pub(crate) fn spelled<T>(&self, name: Text, find: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
         let raw = self.bytes.get(name.start..name.end)?;
         if name.escaped { find(unescape(raw)?.as_bytes()) } else { find(raw) }
     }
@@ -138,7 +138,7 @@ impl<'a> Cursor<'a> {
     /// Walks the object whose brace is at `at`, at nesting level `depth`. `member`
     /// gets each name and where its value begins, and returns where that ends.
     #[inline(always)]
-    pub(super) fn members(
+    pub(crate) fn members(
         &mut self,
         at: usize,
         depth: usize,
@@ -165,7 +165,7 @@ impl<'a> Cursor<'a> {
 
     /// Walks the array whose bracket is at `at`, at nesting level `depth`.
     /// `element` gets where each element begins and returns where it ends.
-    pub(super) fn elements(
+    pub(crate) fn elements(
         &mut self,
         at: usize,
         depth: usize,
@@ -192,7 +192,7 @@ impl<'a> Cursor<'a> {
     /// Skips the value at `at`, however deep, without recursion. `depth` is the
     /// number of containers around it.
     #[inline]
-    pub(super) fn skip_value(&mut self, at: usize, depth: usize) -> Result<usize, Broken> {
+    pub(crate) fn skip_value(&mut self, at: usize, depth: usize) -> Result<usize, Broken> {
         match self.peek(at) {
             Some(b'"') => Ok(self.skip_string(at)?.at),
             Some(b'-' | b'0'..=b'9') => self.skip_number(at),

@@ -110,7 +110,7 @@ impl<'a> Fault<'a> {
 
 /// A fault found by the grammar alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Syntax {
+pub(crate) struct Syntax {
     pub(super) problem: Problem,
     pub(super) at: usize,
 }

@@ -1,7 +1,7 @@
 //! Looking into a JSON object without reading it into values.
 
 use super::DEPTH_MAX;
-use super::cursor::Cursor;
+use super::cursor::{Broken, Cursor};
 
 /// The raw value of an object's member, for objects inside a text that
 /// [`scan`](super::scan) has accepted. The last one counts where a name is
@@ -22,6 +22,55 @@ pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
         Ok(end)
     });
     walked.ok().and(found)
+}
+
+/// Gives every member of an object to `each`: the name as it is spelled between its
+/// quotes (see [`unescape`](super::unescape)) and the raw value. False if `object`
+/// as a whole is not one valid JSON object in UTF-8; `each` may have seen some of it then.
+pub fn walk_members<'a>(object: &'a [u8], mut each: impl FnMut(&'a [u8], &'a [u8])) -> bool {
+    walk(object, b'{', |cursor, start| {
+        cursor.members(start, 1, |cursor, name, at| {
+            let end = cursor.skip_value(at, 1)?;
+            each(&object[name.start..name.end], &object[at..end]);
+            Ok(end)
+        })
+    })
+}
+
+/// As [`walk_members`], but with names as they read without escapes; a member whose name
+/// holds a lone surrogate is left out.
+pub fn each_member<'a>(object: &'a [u8], mut each: impl FnMut(&str, &'a [u8])) -> bool {
+    walk_members(object, |name, value| {
+        if let Some(name) = super::unescape(name) {
+            each(&name, value);
+        }
+    })
+}
+
+/// Gives every element of an array to `each`. False if `array` as a whole is not one
+/// valid JSON array in UTF-8; `each` may have seen some of it then.
+pub fn walk_elements<'a>(array: &'a [u8], mut each: impl FnMut(&'a [u8])) -> bool {
+    walk(array, b'[', |cursor, start| {
+        cursor.elements(start, 1, |cursor, at| {
+            let end = cursor.skip_value(at, 1)?;
+            each(&array[at..end]);
+            Ok(end)
+        })
+    })
+}
+
+/// Runs `inside` on the container that `text` must be from end to end.
+fn walk<'a>(
+    text: &'a [u8],
+    bracket: u8,
+    inside: impl FnOnce(&mut Cursor<'a>, usize) -> Result<usize, Broken>,
+) -> bool {
+    let Ok(mut cursor) = Cursor::new(text, DEPTH_MAX) else { return false };
+    let Ok(start) = cursor.begin() else { return false };
+    if cursor.peek(start) != Some(bracket) {
+        return false;
+    }
+    inside(&mut cursor, start).and_then(|end| cursor.finish(end)).is_ok()
 }
 
 /// The text of a raw JSON string, unescaped; `None` if it is no string, or holds
@@ -48,6 +97,27 @@ mod tests {
     #[test]
     fn the_last_of_equal_names_counts() {
         assert_eq!(member(br#"{"a":1,"a":2}"#, "a"), Some(b"2".as_slice()));
+    }
+
+    #[test]
+    fn walks_see_everything_or_say_so() {
+        let mut seen = Vec::new();
+        let whole = walk_members(br#" {"a" : 1,"\u0062":[2, 3] } "#, |name, value| {
+            seen.push((name, value));
+        });
+        assert!(whole);
+        assert_eq!(seen, [(&b"a"[..], &b"1"[..]), (&b"\\u0062"[..], &b"[2, 3]"[..])]);
+        let mut seen = Vec::new();
+        assert!(walk_elements(br#"[ 1, {"a":[]} ,"x"]"#, |element| seen.push(element)));
+        assert_eq!(seen, [&b"1"[..], &br#"{"a":[]}"#[..], &br#""x""#[..]]);
+        for broken in
+            [&b"[1]"[..], b"{\"a\":1", b"{\"a\":1}x", b"", b"{\"a\":\"\xff\"}", b"{\"a\"}"]
+        {
+            assert!(!walk_members(broken, |_, _| {}), "{broken:?}");
+        }
+        for broken in [&b"{}"[..], b"[1", b"[1]]", b"[1,]", b"[\"\xc3\"]"] {
+            assert!(!walk_elements(broken, |_| {}), "{broken:?}");
+        }
     }
 
     #[test]

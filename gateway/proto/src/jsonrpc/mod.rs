@@ -29,16 +29,16 @@ mod text;
 mod write;
 
 pub use batch::Batch;
+pub(crate) use cursor::{Broken, Cursor};
 pub use envelope::{Envelope, Id, Kind};
 pub use fault::{ErrorCode, Fault, Problem};
-pub use member::{member, string};
+pub use member::{each_member, member, string, walk_elements, walk_members};
 pub use text::unescape;
 pub use write::{
     error_bytes, result_bytes, write_error, write_error_object, write_error_response,
     write_notification, write_request, write_result, write_string,
 };
 
-use cursor::{Broken, Cursor};
 use draft::Draft;
 
 /// The deepest nesting that can be configured: one bit per level in a `u128`.

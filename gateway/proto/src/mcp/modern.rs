@@ -247,6 +247,38 @@ pub fn decode_value(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     }
 }
 
+/// The header value that mirrors `text`: plain where HTTP can carry it, else in base64.
+/// The inverse of [`decode_value`].
+pub fn encode_value(text: &str) -> Cow<'_, str> {
+    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        && !text.starts_with(' ')
+        && !text.ends_with(' ')
+        && !text.starts_with("=?");
+    if plain {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(format!("=?base64?{}?=", BASE64.encode(text)))
+    }
+}
+
+/// The header value that mirrors an argument, given as raw JSON; `None` if there is none
+/// to send: `null`, or a value of another kind than the tool declares.
+pub fn encode_parameter(kind: HeaderParameterKind, argument: &[u8]) -> Option<String> {
+    match kind {
+        HeaderParameterKind::String => {
+            Some(encode_value(&crate::jsonrpc::string(argument)?).into_owned())
+        }
+        HeaderParameterKind::Boolean => {
+            matches!(argument, b"true" | b"false").then(|| text_of(argument))
+        }
+        HeaderParameterKind::Integer => Some(integer(argument)?.to_string()),
+    }
+}
+
+fn text_of(ascii: &[u8]) -> String {
+    String::from_utf8_lossy(ascii).into_owned()
+}
+
 /// Checks one `Mcp-Param-*` header against the argument it mirrors. `argument`
 /// is the argument's raw JSON text, `None` if it is absent.
 pub fn check_parameter(
@@ -384,8 +416,12 @@ mod tests {
 
     #[test]
     fn parameters_mirror_by_kind() {
-        let parameter =
-            |kind| HeaderParameter { argument: "region".into(), header: "Region".into(), kind };
+        let parameter = |kind| HeaderParameter {
+            argument: "region".into(),
+            inner: Vec::new(),
+            header: "Region".into(),
+            kind,
+        };
         let check = |kind, header: Option<&str>, argument: Option<&str>| {
             let header = header.map(str::as_bytes);
             check_parameter(&parameter(kind), header, argument.map(str::as_bytes)).is_ok()

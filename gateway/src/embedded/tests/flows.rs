@@ -103,7 +103,7 @@ fn reconnection_lets_go_of_the_stream_before_the_result() {
 #[test]
 fn a_client_without_the_capability_is_told_so() {
     let mut bench = Bench::new();
-    bench.server.open_session(SESSION, LEGACY, b"{}");
+    bench.server.open_session(SESSION, RouteId::WHOLE, LEGACY, b"{}");
     let result = bench.result(LEGACY, "tools/call", r#"{"name":"test_missing_capability"}"#);
     assert_eq!(result["isError"], true);
     assert!(first_text(&result).contains("sampling"));
@@ -303,7 +303,7 @@ fn legacy_sessions_hear_of_lists_and_of_what_they_subscribed_to() {
     let read = bench.result(LEGACY, "resources/read", watched);
     assert_eq!(read["contents"][0]["text"], "Updated 6 times.");
     bench.result(LEGACY, "resources/subscribe", watched);
-    bench.server.close_session(SESSION);
+    bench.server.close_session(SESSION, bench.now, &mut bench.events);
     bench.events.clear();
     assert_eq!(bench.modern("test_trigger_resource_update", "", "{}").0, 0);
     assert!(bench.messages(Target::Session(SESSION)).is_empty());
