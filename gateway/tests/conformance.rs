@@ -10,38 +10,16 @@ mod harness;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-
-use serde_json::Value;
 
 use harness::gateway::Launch;
-use harness::script::{Output, run};
-use harness::tools::NodeTools;
-
-/// Runs the suite with these arguments against a fresh gateway; its reports go to the directory.
-async fn run_suite(shards: usize, name: &str, args: &[&str]) -> (Output, PathBuf) {
-    let tools = NodeTools::install();
-    let gateway = Launch::default().shards(shards).start();
-    let reports = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("conformance-{name}"));
-    if reports.exists() {
-        fs::remove_dir_all(&reports).expect("clear the reports of an earlier run");
-    }
-    let mut command = tools.conformance();
-    command.args(["server", "--url", &gateway.url(), "-o"]).arg(&reports).args(args);
-    (run(command).await, reports)
-}
-
-/// The end of what the suite printed: its summary.
-fn summary(output: &Output) -> &str {
-    let start = output.stdout.find("=== SUMMARY").unwrap_or(0);
-    &output.stdout[start..]
-}
+use harness::suite::{Scenarios, SuiteRun, run_suite};
 
 async fn assert_required_scenarios_pass(shards: usize, revision: &str, required: usize) {
+    let gateway = Launch::default().shards(shards).start();
     let name = format!("required-{revision}-{shards}");
-    let (output, _) = run_suite(shards, &name, &["--requirements", revision]).await;
-    let summary = summary(&output);
-    assert!(output.success, "{revision}:\n{summary}\n{}", output.stderr);
+    let run = run_suite(&gateway.url(), Scenarios::Required, revision, &name).await;
+    let summary = run.summary();
+    assert!(run.output.success, "{revision}:\n{summary}\n{}", run.output.stderr);
     let passed = summary.lines().filter(|line| line.starts_with('✓')).count();
     assert!(passed >= required, "{revision}: {passed} of {required} scenarios:\n{summary}");
 }
@@ -82,17 +60,17 @@ async fn all_scenarios_of_2026_07_28_end_as_recorded() {
 }
 
 async fn assert_as_recorded(revision: &str) {
+    let gateway = Launch::default().start();
     let name = format!("all-{revision}");
-    let args = ["--suite", "all", "--spec-version", revision];
-    let (output, reports) = run_suite(2, &name, &args).await;
-    let found = Outcome::read(&reports);
+    let run = run_suite(&gateway.url(), Scenarios::All, revision, &name).await;
+    let found = Outcome::of(&run);
     let recorded = Outcome::recorded(revision);
     assert_eq!(
         found,
         recorded,
         "{revision}: what happened (left) is not what docs/conformance.md records (right)\n{}\n{}",
-        summary(&output),
-        output.stderr,
+        run.summary(),
+        run.output.stderr,
     );
 }
 
@@ -106,28 +84,13 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// From the suite's reports: one directory per scenario.
-    fn read(reports: &Path) -> Outcome {
-        let mut outcome = Outcome { scenarios: 0, checks: 0, failures: BTreeSet::new() };
-        for entry in fs::read_dir(reports).expect("the suite writes reports") {
-            let directory = entry.expect("read the reports").path();
-            let text = fs::read_to_string(directory.join("checks.json")).expect("a report");
-            let checks: Vec<Value> = serde_json::from_str(&text).expect("a report is JSON");
-            let name = directory.file_name().expect("a name").to_string_lossy().into_owned();
-            outcome.scenarios += 1;
-            outcome.take(scenario_of(&name), &checks);
-        }
-        outcome
-    }
-
-    fn take(&mut self, scenario: &str, checks: &[Value]) {
-        for check in checks {
-            let status = check["status"].as_str().unwrap_or("unknown");
-            self.checks += usize::from(status == "SUCCESS");
-            if !matches!(status, "SUCCESS" | "INFO" | "SKIPPED") {
-                let id = check["id"].as_str().unwrap_or("unknown");
-                self.failures.insert(format!("{scenario} {id}"));
-            }
+    fn of(run: &SuiteRun) -> Outcome {
+        let failed = |status: &str| !matches!(status, "SUCCESS" | "INFO" | "SKIPPED");
+        let failures = run.checks.iter().filter(|(_, status)| failed(status));
+        Outcome {
+            scenarios: run.scenarios,
+            checks: run.passed(),
+            failures: failures.map(|(check, _)| check.clone()).collect(),
         }
     }
 
@@ -151,11 +114,4 @@ impl Outcome {
                 .collect(),
         }
     }
-}
-
-/// The scenario's name in a report's, `server-NAME-YYYY-MM-DDTHH-MM-SS-mmmZ`.
-fn scenario_of(report: &str) -> &str {
-    const STAMP_BYTES: usize = "-2026-01-01T00-00-00-000Z".len();
-    let end = report.len().saturating_sub(STAMP_BYTES);
-    report[..end].strip_prefix("server-").unwrap_or(&report[..end])
 }

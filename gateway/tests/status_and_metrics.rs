@@ -222,9 +222,10 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn help_teaches() {
-    for args in [&["--help"][..], &["serve", "--help"], &["check", "--help"], &["status", "--help"]]
-    {
-        let output = shardgate(args);
+    for command in ["", "serve", "check", "status", "upstreams"] {
+        let args: Vec<&str> =
+            [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+        let output = shardgate(&args);
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         assert!(text.contains("Usage:"), "{args:?}:\n{text}");

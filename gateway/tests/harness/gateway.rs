@@ -28,6 +28,7 @@ pub(crate) struct Gateway {
 
 /// How to start a gateway. The default is two shards and no config file.
 pub(crate) struct Launch {
+    listen: Option<SocketAddr>,
     shards: usize,
     config: Option<String>,
     args: Vec<String>,
@@ -35,13 +36,19 @@ pub(crate) struct Launch {
 
 impl Default for Launch {
     fn default() -> Launch {
-        Launch { shards: 2, config: None, args: Vec::new() }
+        Launch { listen: None, shards: 2, config: None, args: Vec::new() }
     }
 }
 
 impl Launch {
     /// A config whose lists take several pages, so that clients must follow cursors.
     pub(crate) const SHORT_PAGES: &str = "[embedded]\npage_entries = 10\n";
+
+    /// At this address, such as that of a gateway that was stopped.
+    pub(crate) fn listen(mut self, address: SocketAddr) -> Launch {
+        self.listen = Some(address);
+        self
+    }
 
     /// On so many shards.
     pub(crate) fn shards(mut self, shards: usize) -> Launch {
@@ -64,7 +71,8 @@ impl Launch {
     /// Starts the gateway and waits until it says that it is ready.
     pub(crate) fn start(self) -> Gateway {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shardgate"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let listen = self.listen.map_or("127.0.0.1:0".to_owned(), |address| address.to_string());
+        command.args(["serve", "--listen", &listen, "--admin", "127.0.0.1:0"]);
         command.args(["--log", "json", "--shards", &self.shards.to_string()]);
         if let Some(toml) = &self.config {
             command.arg("--config").arg(write_config(toml));
@@ -102,6 +110,12 @@ impl Gateway {
     pub(crate) fn terminate(&self) {
         let killed = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
         assert!(killed.is_ok_and(|status| status.success()), "send SIGTERM to the gateway");
+    }
+
+    /// Ends the process at once (SIGKILL), as a crash would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("kill the gateway");
+        self.child.wait().expect("wait for the gateway");
     }
 
     /// Waits for the gateway's exit.

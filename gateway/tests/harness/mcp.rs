@@ -61,15 +61,23 @@ impl Request {
         self
     }
 
+    /// To this path.
+    pub(crate) fn at(mut self, path: &str) -> Request {
+        self.path = path.to_owned();
+        self
+    }
+
     /// Leaves a header out.
     pub(crate) fn without(mut self, name: &str) -> Request {
         self.headers.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
         self
     }
 
-    /// Within this session.
+    /// Within this session, on its path.
     pub(crate) fn session(self, session: &Session) -> Request {
-        self.header("mcp-session-id", &session.id).header("mcp-protocol-version", &session.version)
+        self.at(&session.path)
+            .header("mcp-session-id", &session.id)
+            .header("mcp-protocol-version", &session.version)
     }
 
     fn body(mut self, body: &[u8]) -> Request {
@@ -122,7 +130,7 @@ pub(crate) fn call_with_progress(id: u64, tool: &str, arguments: &Value, token: 
 pub(crate) fn initialize(version: &str) -> Value {
     let params = json!({
         "protocolVersion": version,
-        "capabilities": { "sampling": {}, "elicitation": {} },
+        "capabilities": { "sampling": {}, "elicitation": {}, "roots": {} },
         "clientInfo": { "name": "shardgate-tests", "version": "0" },
     });
     request(0, "initialize", &params)
@@ -164,6 +172,8 @@ pub(crate) struct Session {
     pub(crate) version: String,
     /// Where the gateway listens.
     pub(crate) address: SocketAddr,
+    /// Where it was opened.
+    pub(crate) path: String,
 }
 
 impl Session {
@@ -179,14 +189,24 @@ impl Session {
         address: SocketAddr,
         version: &str,
     ) -> Result<Session, WireError> {
-        let post = Request::post(&initialize(version));
+        Session::open_at(wire, address, "/mcp", version).await
+    }
+
+    /// Opens a session at a path.
+    pub(crate) async fn open_at(
+        wire: &mut Wire,
+        address: SocketAddr,
+        path: &str,
+        version: &str,
+    ) -> Result<Session, WireError> {
+        let post = Request::post(&initialize(version)).at(path);
         let answer = wire.ask(&post.bytes(address)).await?;
         let refused = || WireError::Malformed(format!("initialize was answered with {answer:?}"));
         let id = answer.head.header("mcp-session-id").ok_or_else(refused)?.to_owned();
         if answer.json()["result"]["protocolVersion"] != version {
             return Err(refused());
         }
-        let session = Session { id, version: version.to_owned(), address };
+        let session = Session { id, version: version.to_owned(), address, path: path.to_owned() };
         let told = notification("notifications/initialized", &json!({}));
         let answer = wire.ask(&session.post(&told)).await?;
         if answer.head.status != 202 {

