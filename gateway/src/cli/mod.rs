@@ -171,6 +171,9 @@ fn remarks(config: &Config) -> Vec<String> {
     if !config.upstream.is_empty() && config.upstream.iter().all(|upstream| !upstream.enabled) {
         remarks.push("no upstream is enabled".to_owned());
     }
+    if config.embedded.enabled == Some(true) && config.upstream.iter().any(|it| it.enabled) {
+        remarks.push("embedded.enabled has no effect beside an upstream yet".to_owned());
+    }
     // The service may have what whoever checks the file has not.
     remarks.extend(config.missing_values().iter().map(|error| format!("not here: {error}")));
     remarks
