@@ -60,7 +60,7 @@ impl Running {
             );
         }
         // Shards keep what is not configured any more; nobody has to look it up again.
-        self.endpoints = Arc::new(upstreams.table(&Endpoints::default()));
+        self.endpoints = Arc::new(upstreams.table());
         // The resolver takes one at a time, and none if there is the embedded server alone.
         let _ = self.look_up_anew.send_timeout((*self.endpoints).clone(), TELL_TIME_MAX);
         // Before shards ask for children of new servers.

@@ -113,7 +113,7 @@ pub fn serve(config: Config, origin: ConfigOrigin) -> Result<(), ServeError> {
     let (look_up_anew, looked_up_anew) = flume::bounded(1);
     warn_of_what_is_off(config, &upstreams);
     let (sightings_to, sightings) = flume::bounded(SIGHTINGS_MAX);
-    let endpoints = Arc::new(upstreams.table(&Endpoints::default()));
+    let endpoints = Arc::new(upstreams.table());
     let federation = match upstreams.is_empty() {
         true => None,
         false => {

@@ -40,7 +40,7 @@ pub(crate) struct Upstreams {
 struct Entry {
     server: Arc<ServerSettings>,
     place: Place,
-    /// Made when the server is new.
+    /// Made when the server is new, and kept as long as it stays.
     tls: Option<Arc<TlsClient>>,
 }
 
@@ -94,10 +94,12 @@ impl Upstreams {
             let old = self.entries.iter().find(|old| old.server.name == upstream.name.as_str());
             let number = old.map_or(next.next_number, |old| old.server.endpoint.0);
             let mut entry = read_entry(upstream, EndpointId(number))?;
-            let stays = old.is_some_and(|old| {
+            let staying = old.filter(|old| {
                 old.server.is_reached_like(&entry.server) && old.place == entry.place
             });
-            if !stays {
+            if let Some(old) = staying {
+                entry.tls.clone_from(&old.tls);
+            } else {
                 if next.next_number == SERVER_NUMBERS_MAX {
                     return Err(UpstreamsError::NumbersUsedUp);
                 }
@@ -153,14 +155,10 @@ impl Upstreams {
         })
     }
 
-    /// Where all of them are. What stands in `before` stays: names that are known, and
-    /// servers that are not configured any more, which calls under way may need.
-    pub(crate) fn table(&self, before: &Endpoints) -> Endpoints {
-        let mut endpoints = before.clone();
+    /// Where all of them are. Names have not been looked up.
+    pub(crate) fn table(&self) -> Endpoints {
+        let mut endpoints = Endpoints::default();
         for Entry { server, place, tls } in &self.entries {
-            if before.endpoint(server.endpoint).is_some() {
-                continue;
-            }
             let endpoint = match place {
                 Place::Child(_) => Endpoint::Child,
                 Place::Host { host, .. } => {
@@ -279,5 +277,27 @@ fn child_spec(name: &str, stdio: &StdioUpstream, env: Vec<(String, String)>) -> 
         children_max: stdio.children_max,
         stderr: StderrUse::Log,
         stop_grace_ms: STOP_GRACE_MS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    /// After a reload such a server was once linked to without TLS.
+    #[test]
+    fn a_server_that_stays_is_spoken_to_by_tls_as_before() {
+        let text = "[[upstream]]\nname = \"crm\"\nurl = \"https://127.0.0.1/mcp\"\n";
+        let config = Config::parse("test", text, &Overrides::default()).expect("sound");
+        let before = Upstreams::read(&config).expect("readable");
+        let after = before.next(&config).expect("readable");
+        for upstreams in [&before, &after] {
+            let endpoint = upstreams.servers()[0].endpoint;
+            assert_eq!(endpoint, before.servers()[0].endpoint, "it stays");
+            let table = upstreams.table();
+            let Some(Endpoint::Tcp(tcp)) = table.endpoint(endpoint) else { panic!("a host") };
+            assert!(tcp.tls.is_some());
+        }
     }
 }
