@@ -15,7 +15,6 @@
 //! - Nothing waits without a bound: see the constants of the submodules.
 //! - A child is always reaped, and none is left when [`supervise`] returns in time.
 
-pub mod backoff;
 mod child;
 mod counters;
 pub mod guard;

@@ -14,7 +14,7 @@ use shardgate_proto::mcp::version::Era;
 use shardgate_proto::upstream::{AskKey, Call, Events, Outcome, SessionKey};
 
 use super::job::{JobKey, Question, Waiter};
-use super::params::ObjectWriter;
+use super::params::{CLIENT_CAPABILITIES, ObjectWriter, meta_member};
 use super::session::{Owner, UpKey};
 use super::{Away, Federation, fault};
 use crate::embedded::input_required::{Binding, DialogueState};
@@ -77,9 +77,7 @@ impl Federation {
             Waiter::Sibling { .. } | Waiter::Nobody { .. } => None,
         });
         let to = AnswerTo::Server(id.into());
-        let token = jsonrpc::member(params, "_meta")
-            .and_then(|meta| jsonrpc::member(meta, "progressToken"))
-            .map(Box::from);
+        let token = meta_member(Some(params), "progressToken").map(Box::from);
         let ask = self.new_ask(AskOrigin { server: index, session: key, token, to });
         events.ask(ask, client, call, method, |out| out.extend_from_slice(params));
     }
@@ -90,7 +88,8 @@ impl Federation {
         AskKey(self.asked)
     }
 
-    fn refuse_question(
+    /// Tells a server that its question is not put to anybody.
+    pub(super) fn refuse_question(
         &mut self,
         (index, key): (u16, UpKey),
         id: &[u8],
@@ -207,7 +206,7 @@ impl Federation {
     ) {
         let Some(job) = self.jobs.job(key) else { return };
         let place = (job.server, job.place.map(|place| place.session));
-        let capabilities = client_capabilities(job.params.as_deref());
+        let capabilities = meta_member(job.params.as_deref(), CLIENT_CAPABILITIES);
         let wanted = match method {
             "sampling/createMessage" => "sampling",
             "elicitation/create" => "elicitation",
@@ -438,10 +437,4 @@ fn binding_of(
 fn place_of(state: &DialogueState) -> Option<(u16, JobKey)> {
     let (shard, job) = state.carried.split_once('.')?;
     Some((shard.parse().ok()?, JobKey(u64::from_str_radix(job, 16).ok()?)))
-}
-
-/// The capabilities a modern request declares.
-fn client_capabilities(params: Option<&[u8]>) -> Option<&[u8]> {
-    let meta = jsonrpc::member(params?, "_meta")?;
-    jsonrpc::member(meta, "io.modelcontextprotocol/clientCapabilities")
 }

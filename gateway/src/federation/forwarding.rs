@@ -274,7 +274,9 @@ impl Federation {
             job.held_outcome = Some((outcome, body.into()));
             return;
         }
-        if outcome == Outcome::Result && job.version.era() == Era::Legacy {
+        // Only a modern server asks so: answers of others need not be looked through.
+        let asks_so = self.servers[usize::from(job.server)].era() == Some(Era::Modern);
+        if outcome == Outcome::Result && job.version.era() == Era::Legacy && asks_so {
             let kind = jsonrpc::member(body, "resultType").and_then(jsonrpc::string);
             if kind.as_deref() == Some("input_required") {
                 return self.ask_legacy_client(key, body, now, events);
@@ -531,8 +533,8 @@ fn write_request(
 
 /// The request's id as its progress token, if the client wants progress.
 fn own_progress_token(job: &mut Job, id: u64) -> Option<u64> {
-    let meta = jsonrpc::member(job.params.as_deref()?, "_meta")?;
-    job.progress_token = Some(jsonrpc::member(meta, "progressToken")?.into());
+    let token = params::meta_member(job.params.as_deref(), "progressToken")?.into();
+    job.progress_token = Some(token);
     Some(id)
 }
 

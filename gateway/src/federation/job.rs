@@ -11,6 +11,7 @@ use shardgate_proto::mcp::version::ProtocolVersion;
 use shardgate_proto::upstream::{CallKey, Caller, Outcome, RouteId, SessionKey};
 use slab::Slab;
 
+use super::params::meta_member;
 use super::session::UpKey;
 use crate::metrics::CallOutcome;
 
@@ -116,8 +117,7 @@ impl Job {
     /// The least severity of log messages a modern client wants with this request;
     /// `None` if it wants none.
     pub(super) fn wanted_level(&self) -> Option<u8> {
-        let meta = jsonrpc::member(self.params.as_deref()?, "_meta")?;
-        let level = jsonrpc::member(meta, "io.modelcontextprotocol/logLevel")?;
+        let level = meta_member(self.params.as_deref(), "io.modelcontextprotocol/logLevel")?;
         super::levels::severity(&jsonrpc::string(level)?)
     }
 

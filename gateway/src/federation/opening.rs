@@ -477,10 +477,7 @@ impl Federation {
             );
             server.version = Some(version);
         }
-        if server.breaker.succeeded() {
-            tracing::info!(event = "breaker_closed", upstream = server.name(), "it answers again");
-        }
-        server.trouble = None;
+        server.note_success();
         server.reading.failures = 0;
         for job in std::mem::take(&mut server.parked) {
             self.dispatch(job, now, events);

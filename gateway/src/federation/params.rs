@@ -10,6 +10,9 @@ use shardgate_proto::mcp::version::ProtocolVersion;
 /// Members of `_meta` that only the modern era knows begin so.
 const MODERN_META: &str = "io.modelcontextprotocol/";
 
+/// The member of `_meta` by which a modern client says what it can do.
+pub(super) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+
 /// What is to change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Edit<'a> {
@@ -122,11 +125,16 @@ fn write_meta(out: &mut Vec<u8>, meta: Option<&[u8]>, edit: &Edit<'_>) {
 fn write_modern_members(object: &mut ObjectWriter<'_>, context: &ModernContext<'_>) {
     let version = ProtocolVersion::V2026_07_28.as_str();
     object.string("io.modelcontextprotocol/protocolVersion", version);
-    object.raw("io.modelcontextprotocol/clientCapabilities", context.capabilities);
+    object.raw(CLIENT_CAPABILITIES, context.capabilities);
     object.raw("io.modelcontextprotocol/clientInfo", super::GATEWAY_INFO.as_bytes());
     if let Some(level) = context.log_level {
         object.string("io.modelcontextprotocol/logLevel", level);
     }
+}
+
+/// A member of `params._meta`, raw.
+pub(super) fn meta_member<'a>(params: Option<&'a [u8]>, name: &str) -> Option<&'a [u8]> {
+    jsonrpc::member(jsonrpc::member(params?, "_meta")?, name)
 }
 
 /// Writes a JSON object member by member.

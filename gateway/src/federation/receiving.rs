@@ -6,14 +6,13 @@
 
 use shardgate_proto::clock::Millis;
 use shardgate_proto::http_client::{Content, ExchangeKey, Failure, FailureKind};
-use shardgate_proto::jsonrpc::{self, Envelope, ErrorCode, Kind, Message, ScanLimits};
-use shardgate_proto::mcp::modern;
+use shardgate_proto::jsonrpc::{self, Envelope, Kind, Message, ScanLimits};
 use shardgate_proto::mcp::version::Era;
 use shardgate_proto::upstream::{Events, LinkEnd, LinkKey, Outcome, Target};
 
 use super::inbox::{Head, Told};
 use super::job::{HELD_MESSAGES_MAX, JobKey, Waiter};
-use super::params::ObjectWriter;
+use super::params::{ObjectWriter, meta_member};
 use super::server::{Exchange, Outgoing, Use, Wire, server_of};
 use super::session::{Owner, Pending, UpKey};
 use super::{Federation, Resumption};
@@ -583,10 +582,7 @@ impl Federation {
         };
         match (pending, outcome) {
             (Pending::Job(job), _) => {
-                if server.breaker.succeeded() {
-                    tracing::info!(event = "breaker_closed", upstream = server.name());
-                }
-                server.trouble = None;
+                server.note_success();
                 self.finish(job, outcome, body, now, events);
             }
             (Pending::Discover, Outcome::Result) => {
@@ -628,7 +624,10 @@ impl Federation {
     ) {
         let method = envelope.method();
         match &*method {
-            "ping" => self.answer_server(source, id, Outcome::Result, b"{}", now, events),
+            "ping" => {
+                let (index, key) = (source.server, source.session);
+                self.reply_to_server(index, key, id, Outcome::Result, b"{}", now, events);
+            }
             "sampling/createMessage" | "elicitation/create" | "roots/list" => {
                 let params = envelope.params().unwrap_or_default();
                 self.ask_client(
@@ -639,26 +638,10 @@ impl Federation {
                 );
             }
             _ => {
-                let mut body = Vec::new();
                 let text = "the gateway knows no such request of a server";
-                let code = ErrorCode(modern::METHOD_NOT_FOUND);
-                jsonrpc::write_error_object(&mut body, code, text, None);
-                let outcome = Outcome::Error(modern::METHOD_NOT_FOUND);
-                self.answer_server(source, id, outcome, &body, now, events);
+                self.refuse_question((source.server, source.session), id, text, now, events);
             }
         }
-    }
-
-    fn answer_server(
-        &mut self,
-        source: Source,
-        id: &[u8],
-        outcome: Outcome,
-        body: &[u8],
-        now: Millis,
-        events: &mut Events,
-    ) {
-        self.reply_to_server(source.server, source.session, id, outcome, body, now, events);
     }
 
     /// Sends the answer to a server's request.
@@ -743,8 +726,7 @@ impl Federation {
         }
         session.jobs().into_iter().find(|job| {
             let params = self.jobs.job(*job).and_then(|job| job.params.as_deref());
-            let meta = params.and_then(|params| jsonrpc::member(params, "_meta"));
-            meta.and_then(|meta| jsonrpc::member(meta, "progressToken")) == Some(token)
+            meta_member(params, "progressToken") == Some(token)
         })
     }
 

@@ -344,6 +344,14 @@ impl Server {
         Some(entry)
     }
 
+    /// The server has answered: it lives.
+    pub(super) fn note_success(&mut self) {
+        if self.breaker.succeeded() {
+            tracing::info!(event = "breaker_closed", upstream = self.name(), "it answers again");
+        }
+        self.trouble = None;
+    }
+
     /// True if one child serves all clients of the node.
     pub(super) fn is_one_child(&self) -> bool {
         matches!(self.settings.wire, WireSettings::Stdio { shared: true })

@@ -13,7 +13,7 @@ use shardgate_proto::upstream::{Call, Caller, Events, RouteId};
 
 use super::forwarding::{Route, write_missing_capability};
 use super::job::Job;
-use super::params::splice_text;
+use super::params::{CLIENT_CAPABILITIES, meta_member, splice_text};
 use super::{Federation, fault};
 
 /// Tasks that a legacy session remembers.
@@ -103,8 +103,7 @@ impl Federation {
 
 /// True if a modern client can handle tasks.
 fn declares_tasks(params: Option<&[u8]>) -> bool {
-    let meta = params.and_then(|params| jsonrpc::member(params, "_meta"));
-    meta.and_then(|meta| jsonrpc::member(meta, "io.modelcontextprotocol/clientCapabilities"))
+    meta_member(params, CLIENT_CAPABILITIES)
         .and_then(|capabilities| jsonrpc::member(capabilities, "extensions"))
         .is_some_and(|extensions| jsonrpc::member(extensions, EXTENSION).is_some())
 }
