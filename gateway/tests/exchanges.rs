@@ -4,6 +4,8 @@
 #[allow(dead_code, reason = "every test binary uses its own part of the harness")]
 mod harness;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -62,36 +64,50 @@ async fn a_half_closed_connection_gets_its_stream_to_the_end() {
 /// Such requests were once taken for one that does not become whole, and answered 408.
 #[tokio::test]
 async fn whole_requests_wait_as_long_as_their_client_does_not_read() {
-    const REQUESTS: u64 = 1_500;
     const HEADER_TIMEOUT: Duration = Duration::from_millis(500);
+    const RECEIVE_BUFFER_BYTES: u32 = 16 * 1024;
     let config = "[limits]\nslow_reader_bytes_max = 4096\nheader_timeout_ms = 500\n";
     let gateway = Launch::default().config(config).start();
     let session = Session::open(gateway.listen, LEGACY).await.expect("open a session");
-    let mut reader = Wire::connect(gateway.listen).await.expect("connect");
+    let mut reader =
+        Wire::connect_taking_at_most(gateway.listen, RECEIVE_BUFFER_BYTES).await.expect("connect");
     let mut writer = reader.second_handle().expect("duplicate the descriptor");
-    let writing = tokio::spawn(async move {
-        for id in 0..REQUESTS {
-            let list = request(id, "tools/list", &json!({}));
-            writer.write_all(&session.post(&list)).await.expect("send");
+    let sent = Arc::new(AtomicU64::new(0));
+    let enough = Arc::new(AtomicBool::new(false));
+    let writing = tokio::spawn({
+        let (sent, enough) = (Arc::clone(&sent), Arc::clone(&enough));
+        async move {
+            while !enough.load(Ordering::Relaxed) {
+                let id = sent.fetch_add(1, Ordering::Relaxed);
+                let list = request(id, "tools/list", &json!({}));
+                writer.write_all(&session.post(&list)).await.expect("send");
+            }
         }
     });
-    until_unread(&gateway).await;
+    until_stuck(&gateway, &sent).await;
     tokio::time::sleep(2 * HEADER_TIMEOUT).await;
-    for id in 0..REQUESTS {
+    enough.store(true, Ordering::Relaxed);
+    let mut read = 0;
+    // What the writer is about to send is taken only once somebody reads.
+    while !writing.is_finished() || read < sent.load(Ordering::Relaxed) {
         let answer = reader.answer().await.expect("an answer");
         assert_eq!(answer.head.status, 200, "{answer:?}");
-        assert_eq!(answer.json()["id"], id);
+        assert_eq!(answer.json()["id"], read);
+        read += 1;
     }
     writing.await.expect("the writer does not panic");
 }
 
-/// Waits until more answers wait to be read than the configured limit of 4,096 bytes.
-async fn until_unread(gateway: &Gateway) {
+/// Waits until answers wait to be read and, for that, no more requests are taken.
+async fn until_stuck(gateway: &Gateway, sent: &AtomicU64) {
     let start = Instant::now();
     let unread = async || Page::fetch(gateway.admin).await.sum("shardgate_send_queue_bytes");
-    while unread().await.is_none_or(|bytes| bytes <= 4_096.0) {
+    let mut before = u64::MAX;
+    while before != sent.load(Ordering::Relaxed) || unread().await.is_none_or(|bytes| bytes == 0.0)
+    {
         assert!(start.elapsed() < harness::HANG, "the client's buffers took all answers");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        before = sent.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -241,7 +241,7 @@ async fn a_slow_readers_stream_is_closed_and_can_be_resumed() {
         )
         .start();
     let session = Session::open(gateway.listen, LEGACY).await.expect("open a session");
-    let mut slow = Wire::connect(gateway.listen).await.expect("connect");
+    let mut slow = Wire::connect_taking_at_most(gateway.listen, 64 * 1024).await.expect("connect");
     session.stream(&mut slow, None).await.expect("a stream");
     let primed = slow.event().await.expect("an event").expect("the priming event");
     let mut last_id = primed.id.expect("it carries an id");

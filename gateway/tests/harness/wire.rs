@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::HANG;
@@ -153,6 +153,25 @@ impl Wire {
         let stream = timeout(HANG, TcpStream::connect(address))
             .await
             .map_err(|_| WireError::Hang("connect"))??;
+        Wire::over(stream)
+    }
+
+    /// Connects, with a receive buffer of about this many bytes that the kernel does not enlarge.
+    ///
+    /// Without it, how much a client that does not read takes depends on the host's `tcp_rmem`.
+    pub(crate) async fn connect_taking_at_most(
+        address: SocketAddr,
+        bytes: u32,
+    ) -> Result<Wire, WireError> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(bytes)?;
+        let stream = timeout(HANG, socket.connect(address))
+            .await
+            .map_err(|_| WireError::Hang("connect"))??;
+        Wire::over(stream)
+    }
+
+    fn over(stream: TcpStream) -> Result<Wire, WireError> {
         stream.set_nodelay(true)?;
         Ok(Wire { stream, buffer: Vec::new(), framing: Framing::Done, body: Vec::new() })
     }
