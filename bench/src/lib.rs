@@ -5,3 +5,5 @@
 #![forbid(unsafe_code)]
 
 pub mod outcome;
+pub mod report;
+pub mod thresholds;
