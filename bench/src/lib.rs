@@ -4,6 +4,8 @@
 //! state machines, never on the crate `shardgate`.
 #![forbid(unsafe_code)]
 
+pub mod compare;
+pub mod host;
 pub mod outcome;
 pub mod report;
 pub mod thresholds;

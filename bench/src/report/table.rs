@@ -57,7 +57,7 @@ fn write_head(text: &mut String, outcome: &Outcome) {
 }
 
 /// Rate and connections of a stage.
-pub(super) fn load_text(stage: &Stage) -> String {
+pub(crate) fn load_text(stage: &Stage) -> String {
     let rate = match stage.rate {
         Some(rate) => format!("{} by schedule (open loop)", rate_text(rate)),
         None => "as many as the connections allow (closed loop)".to_owned(),
@@ -97,7 +97,7 @@ fn write_totals(text: &mut String, totals: &Totals) {
 }
 
 /// Nothing per second if no time passed.
-pub(super) fn per_second(count: u64, totals: &Totals) -> f64 {
+pub(crate) fn per_second(count: u64, totals: &Totals) -> f64 {
     if totals.elapsed_s > 0.0 { count as f64 / totals.elapsed_s } else { 0.0 }
 }
 
