@@ -8,4 +8,5 @@ pub mod compare;
 pub mod host;
 pub mod outcome;
 pub mod report;
+pub mod server_figures;
 pub mod thresholds;
