@@ -4,4 +4,9 @@
 //! state machines, never on the crate `shardgate`.
 #![forbid(unsafe_code)]
 
+pub mod compare;
+pub mod host;
 pub mod outcome;
+pub mod report;
+pub mod server_figures;
+pub mod thresholds;
