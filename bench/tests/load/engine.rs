@@ -1,14 +1,11 @@
 //! The load generator against servers whose behaviour is known: what it counts and times
 //! must be what happened.
-#![forbid(unsafe_code)]
-
-mod harness;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use harness::generator::{Finished, begin, run, wait_until};
-use harness::server::{Act, Server};
+use crate::harness::generator::{Finished, begin, run, wait_until};
+use crate::harness::server::{Act, Server};
 use shardgate_bench::outcome::{Limit, Outcome};
 use shardgate_bench::report::percentiles;
 
@@ -103,7 +100,7 @@ fn a_closed_loop_counts_each_misbehaviour_as_what_it_is() {
     assert!(outcome.errors["json-rpc -32000"].example.contains("by plan"));
     // Each connection that was closed was replaced: the look at the server has one too.
     let accepted = server.seen().accepted.load(Ordering::Relaxed);
-    assert!(accepted >= count(outcome, "closed") + 1, "{accepted} connections");
+    assert!(accepted > count(outcome, "closed"), "{accepted} connections");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+pub(crate) mod gateway;
 pub(crate) mod generator;
 pub(crate) mod server;
 
