@@ -2,6 +2,7 @@
 
 pub(crate) mod columns;
 pub mod files;
+pub mod html;
 pub mod percentiles;
 pub mod progress;
 pub mod quantities;
