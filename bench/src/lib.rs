@@ -4,9 +4,25 @@
 //! state machines, never on the crate `shardgate`.
 #![forbid(unsafe_code)]
 
+mod answer;
+mod client;
+pub mod command;
 pub mod compare;
+pub mod cpus;
 pub mod host;
+mod memory;
 pub mod outcome;
+pub mod plan;
+pub mod preflight;
+mod recorder;
 pub mod report;
+mod requests;
+pub mod run;
+pub mod schedule;
 pub mod server_figures;
+mod tally;
+pub mod target;
 pub mod thresholds;
+mod verdict;
+mod worker;
+pub mod workload;

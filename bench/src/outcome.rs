@@ -43,6 +43,9 @@ pub struct Outcome {
     pub server: Option<ServerFigures>,
     /// What the generator itself used.
     pub generator: GeneratorFigures,
+    /// What the sessions cost in memory, if it was measured.
+    #[serde(default)]
+    pub memory: Option<SessionMemory>,
     /// How the figures may be read.
     pub verdict: Verdict,
 }
@@ -240,6 +243,21 @@ pub struct ServerFigures {
     pub requests_by_shard: BTreeMap<String, u64>,
 }
 
+/// What one session cost, in bytes: growth since before the first, by their number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SessionMemory {
+    /// How many there were, each with a connection.
+    pub sessions: u64,
+    /// Resident memory of the server when all were open and nothing was sent yet.
+    pub process_idle_bytes: Option<f64>,
+    /// The same after the load, with all still open.
+    pub process_loaded_bytes: Option<f64>,
+    /// Slab of the kernel, both ends of the connections if both are on this machine.
+    pub kernel_slab_bytes: Option<f64>,
+    /// Buffers of the kernel's TCP sockets, after the load.
+    pub kernel_buffer_bytes: Option<f64>,
+}
+
 /// What the generator used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GeneratorFigures {
@@ -247,6 +265,10 @@ pub struct GeneratorFigures {
     pub cores: f64,
     /// How late requests were sent, against the schedule, for reasons of its own: 99th percentile.
     pub send_delay_p99: u64,
+    /// Part of the measured time in which the busiest worker had something to do, of 1. A
+    /// worker that keeps a rate uses its core whole, as it watches the clock.
+    #[serde(default)]
+    pub busy: f64,
 }
 
 /// How the figures may be read.

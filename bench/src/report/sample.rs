@@ -60,7 +60,8 @@ pub(crate) fn outcome() -> Outcome {
                 ("1".to_owned(), totals.completed * 49 / 100),
             ]),
         }),
-        generator: GeneratorFigures { cores: 0.61, send_delay_p99: 38 },
+        generator: GeneratorFigures { cores: 0.61, send_delay_p99: 38, busy: 0.42 },
+        memory: None,
         verdict: Verdict {
             limit: Limit::Server,
             sentence: "The server answered 97.4 % of what it was offered; the generator used \
