@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::html;
 use super::percentiles::{self, HistogramError, Percentile};
 use crate::outcome::{Distribution, FORMAT, Outcome};
 
@@ -114,13 +115,15 @@ pub struct Outputs {
     pub csv: Option<PathBuf>,
     /// Corrected latencies as HdrHistogram prints them.
     pub hgrm: Option<PathBuf>,
+    /// The page.
+    pub html: Option<PathBuf>,
 }
 
 impl Outputs {
     /// Writes all that are asked for, whatever happens to the others.
     pub fn write(&self, outcome: &Outcome) -> Vec<WriteError> {
         type Content = fn(&Path, &Outcome) -> Result<String, WriteError>;
-        let files: [(&Option<PathBuf>, Content); 3] = [
+        let files: [(&Option<PathBuf>, Content); 4] = [
             (&self.json, |path, outcome| {
                 json(outcome).map_err(|source| WriteError::Json { path: path.to_owned(), source })
             }),
@@ -129,6 +132,7 @@ impl Outputs {
                 hgrm(&outcome.latency.corrected)
                     .map_err(|source| WriteError::Histogram { path: path.to_owned(), source })
             }),
+            (&self.html, |_, outcome| Ok(html::page(outcome))),
         ];
         let asked = files.iter().filter_map(|(path, content)| Some((path.as_ref()?, content)));
         asked
@@ -355,12 +359,16 @@ mod tests {
     fn one_bad_path_does_not_cost_the_other_files() {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| Some(directory.path().join(name));
-        let outputs =
-            Outputs { json: at("missing/run.json"), csv: at("run.csv"), hgrm: at("run.hgrm") };
+        let outputs = Outputs {
+            json: at("missing/run.json"),
+            csv: at("run.csv"),
+            hgrm: at("run.hgrm"),
+            html: at("run.html"),
+        };
         let errors = outputs.write(&sample::outcome());
         assert_eq!(errors.len(), 1);
         assert!(errors[0].to_string().contains("missing/run.json"), "{}", errors[0]);
-        for name in ["run.csv", "run.hgrm"] {
+        for name in ["run.csv", "run.hgrm", "run.html"] {
             let length = fs::metadata(directory.path().join(name)).expect("written").len();
             assert!(length > 1_000, "{name}: {length}");
         }
