@@ -9,11 +9,11 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 
-use self::arguments::{Arguments, Command, CompareArguments, Sinks};
+use self::arguments::{Arguments, Command, CompareArguments, ReportArguments, Sinks};
 use crate::compare::Comparison;
 use crate::outcome::{Outcome, SessionMemory};
 use crate::report::error_text;
-use crate::report::files;
+use crate::report::files::{self, Outputs};
 use crate::report::quantities::{bytes_text, count_text};
 use crate::report::table::table;
 use crate::run::{Ended, Run, RunError};
@@ -41,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => carry_out(arguments.plan(), &arguments.sinks, false),
         Command::Connections(arguments) => carry_out(arguments.plan(), &arguments.sinks, true),
         Command::Compare(arguments) => compare(&arguments),
+        Command::Report(arguments) => show(&arguments),
     })
 }
 
@@ -87,11 +88,8 @@ fn report(ended: Ended, sinks: &Sinks, shows_memory: bool) -> u8 {
     for remark in remarks {
         anstream::eprintln!("{remark}");
     }
-    let errors = sinks.outputs().write(&outcome);
-    for error in &errors {
-        fail(error, EXIT_FILE);
-    }
-    exit_code(&outcome, given_up.is_some(), !errors.is_empty())
+    let written = write_files(&sinks.files.outputs(), &outcome);
+    exit_code(&outcome, given_up.is_some(), written)
 }
 
 /// What a session costs, in lines.
@@ -108,17 +106,15 @@ fn memory_text(memory: &SessionMemory) -> String {
     )
 }
 
-fn exit_code(outcome: &Outcome, given_up: bool, unwritten: bool) -> u8 {
+fn exit_code(outcome: &Outcome, given_up: bool, written: u8) -> u8 {
     let failed =
         given_up || outcome.totals.completed == 0 || !outcome.verdict.broken_thresholds.is_empty();
     if outcome.verdict.interrupted && !given_up {
         EXIT_INTERRUPTED
     } else if failed {
         EXIT_FAILED
-    } else if unwritten {
-        EXIT_FILE
     } else {
-        EXIT_GOOD
+        written
     }
 }
 
@@ -129,8 +125,25 @@ fn compare(arguments: &CompareArguments) -> u8 {
         (Err(code), _) | (_, Err(code)) => return code,
     };
     let names = [&arguments.first, &arguments.second].map(|path| path.display().to_string());
-    anstream::print!("{}", Comparison::of(&first, &second).text(&names[0], &names[1]));
-    EXIT_GOOD
+    let comparison = Comparison::of(&first, &second);
+    anstream::print!("{}", comparison.text(&names[0], &names[1]));
+    if comparison.is_fair() { EXIT_GOOD } else { EXIT_FAILED }
+}
+
+/// Shows a run that was written earlier.
+fn show(arguments: &ReportArguments) -> u8 {
+    let outcome = match files::read(&arguments.file) {
+        Ok(outcome) => outcome,
+        Err(error) => return fail(&error, EXIT_FILE),
+    };
+    anstream::print!("{}", table(&outcome));
+    write_files(&arguments.files.outputs(), &outcome)
+}
+
+/// Writes what was asked for; every file that can't be is told.
+fn write_files(outputs: &Outputs, outcome: &Outcome) -> u8 {
+    let errors = outputs.write(outcome);
+    errors.iter().fold(EXIT_GOOD, |_, error| fail(error, EXIT_FILE))
 }
 
 fn fail(error: &dyn std::error::Error, code: u8) -> u8 {
