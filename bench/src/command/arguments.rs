@@ -50,6 +50,8 @@ pub(super) enum Command {
     Connections(Box<ConnectionsArguments>),
     /// Puts two runs side by side.
     Compare(CompareArguments),
+    /// Shows a run again, and makes the other files from its JSON.
+    Report(ReportArguments),
 }
 
 /// What each kind of run has.
@@ -106,11 +108,19 @@ pub(super) struct Sinks {
     /// Write the corrected latencies to this file, as HdrHistogram prints them.
     #[arg(long)]
     hgrm: Option<PathBuf>,
+    /// Write a page with plots to this file; it needs no other.
+    #[arg(long)]
+    html: Option<PathBuf>,
 }
 
 impl Sinks {
     pub(super) fn outputs(&self) -> Outputs {
-        Outputs { json: self.json.clone(), csv: self.csv.clone(), hgrm: self.hgrm.clone() }
+        Outputs {
+            json: self.json.clone(),
+            csv: self.csv.clone(),
+            hgrm: self.hgrm.clone(),
+            html: self.html.clone(),
+        }
     }
 }
 
@@ -157,6 +167,11 @@ pub(super) struct RunArguments {
     /// The tool that has the server announce an update, for sse_fanout.
     #[arg(long, default_value = "test_trigger_resource_update")]
     announcer: String,
+    /// For a server that gives every request the same answer (a web server with a fixed
+    /// reply): all requests carry the id 1000000000, which the answer must hold, and the
+    /// server is not asked beforehand what it has.
+    #[arg(long)]
+    fixed_reply: bool,
     #[command(flatten)]
     pub(super) sinks: Sinks,
 }
@@ -184,6 +199,14 @@ pub(super) struct CompareArguments {
     pub(super) first: PathBuf,
     /// The other one.
     pub(super) second: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArguments {
+    /// The result, written by --json.
+    pub(super) run: PathBuf,
+    #[command(flatten)]
+    pub(super) sinks: Sinks,
 }
 
 /// Why the arguments make no run.
@@ -256,6 +279,7 @@ impl RunArguments {
         plan.seed = self.seed;
         plan.think_ns = (self.think * 1e9) as u64;
         plan.resource.clone_from(&self.resource);
+        plan.fixed_reply = self.fixed_reply;
         plan.requests_per_connection =
             self.requests_per_connection.or(self.workload.requests_per_connection());
         run.announcer.clone_from(&self.announcer);
@@ -347,6 +371,7 @@ impl Common {
             resource: None,
             requests_per_connection: None,
             timeout_ns: (self.timeout * 1e9) as u64,
+            fixed_reply: false,
             target,
         };
         let server = ServerSource {

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 
-use self::arguments::{Arguments, Command, CompareArguments, Sinks};
+use self::arguments::{Arguments, Command, CompareArguments, ReportArguments, Sinks};
 use crate::compare::Comparison;
 use crate::outcome::Outcome;
 use crate::report::error_text;
@@ -40,6 +40,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => carry_out(arguments.plan(), &arguments.sinks),
         Command::Connections(arguments) => carry_out(arguments.plan(), &arguments.sinks),
         Command::Compare(arguments) => compare(&arguments),
+        Command::Report(arguments) => show_again(&arguments),
     })
 }
 
@@ -113,6 +114,27 @@ fn compare(arguments: &CompareArguments) -> u8 {
     let names = [&arguments.first, &arguments.second].map(|path| path.display().to_string());
     anstream::print!("{}", Comparison::of(&first, &second).text(&names[0], &names[1]));
     EXIT_GOOD
+}
+
+fn show_again(arguments: &ReportArguments) -> u8 {
+    let mut outcome = match files::read(&arguments.run) {
+        Ok(outcome) => outcome,
+        Err(error) => return fail(&error, EXIT_FILE),
+    };
+    // Without thresholds of its own it shows those of the run.
+    if !arguments.sinks.fail_if.is_empty() {
+        outcome.verdict.broken_thresholds = arguments.sinks.fail_if.broken(&outcome);
+    }
+    anstream::print!("{}", table(&outcome));
+    let errors = arguments.sinks.outputs().write(&outcome);
+    for error in &errors {
+        fail(error, EXIT_FILE);
+    }
+    match (arguments.sinks.fail_if.broken(&outcome).is_empty(), errors.is_empty()) {
+        (false, _) => EXIT_FAILED,
+        (true, false) => EXIT_FILE,
+        (true, true) => EXIT_GOOD,
+    }
 }
 
 fn fail(error: &dyn std::error::Error, code: u8) -> u8 {
