@@ -146,3 +146,60 @@ pub(crate) fn count_error(
         sentence.clone_into(&mut entry.example);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::report::percentiles::summary;
+
+    proptest! {
+        /// The reference sorts all values and takes the one at the percentile's place.
+        #[test]
+        fn percentiles_are_those_of_the_sorted_values(
+            mut latencies_us in proptest::collection::vec(
+                prop_oneof![1_u64..2_000, 1_000_u64..1_000_000, 1_u64..LATENCY_US_MAX],
+                1..3_000,
+            ),
+        ) {
+            let mut interval = Interval::new(0, 0);
+            for latency_us in &latencies_us {
+                interval.complete(Op::Ping, latency_us * 1_000 + 999, 0);
+            }
+            let mut all = latencies();
+            interval.add_answers_to(&mut all);
+            let found = summary(&all);
+            latencies_us.sort_unstable();
+            let count = latencies_us.len();
+            for (quantile, found) in [
+                (0.5, found.p50),
+                (0.9, found.p90),
+                (0.95, found.p95),
+                (0.99, found.p99),
+                (0.999, found.p999),
+                (0.9999, found.p9999),
+                (1.0, found.max),
+            ] {
+                let place = ((quantile * count as f64).ceil() as usize).clamp(1, count);
+                let expected = latencies_us[place - 1];
+                // Three digits are kept of each value.
+                let error = found.abs_diff(expected) as f64 / expected as f64;
+                prop_assert!(error <= 0.001, "p{quantile} is {found}, not {expected}");
+            }
+            let mean = latencies_us.iter().sum::<u64>() as f64 / count as f64;
+            prop_assert!((found.mean / mean - 1.0).abs() <= 0.001);
+        }
+    }
+
+    #[test]
+    fn kinds_of_errors_are_bounded() {
+        let mut interval = Interval::new(0, 0);
+        for number in 0..10_000 {
+            interval.fail(Some(Op::Ping), &format!("kind {number}"), "a sentence");
+        }
+        assert_eq!(interval.errors.len(), KINDS_MAX + 1);
+        assert_eq!(interval.errors["other"].count, 10_000 - KINDS_MAX as u64);
+        assert_eq!(interval.totals.errors, 10_000);
+    }
+}

@@ -21,7 +21,8 @@ const SOURCE_ADDRESSES_MAX: u32 = 60_000;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    all went as it should
-  1    the run failed: no answer was good, the server was gone, or --fail-if was not kept
+  1    the run failed: no answer was good, the server was gone, or --fail-if was not kept;
+       or two runs that can't be compared fairly
   2    the command line can't be used
   3    there is no server, or none of its connections can be used
   4    the server lacks what the workload needs, such as the tool
@@ -50,7 +51,7 @@ pub(super) enum Command {
     Connections(Box<ConnectionsArguments>),
     /// Puts two runs side by side.
     Compare(CompareArguments),
-    /// Shows a run again, and makes the other files from its JSON.
+    /// Shows a run that was written by --json, and writes it in other forms.
     Report(ReportArguments),
 }
 
@@ -99,6 +100,13 @@ pub(super) struct Sinks {
     /// Fail if any of these is true, such as p99>5ms,errors>0
     #[arg(long, default_value = "", value_parser = parse_thresholds)]
     pub(super) fail_if: Thresholds,
+    #[command(flatten)]
+    pub(super) files: Files,
+}
+
+/// Files to write.
+#[derive(Debug, Args)]
+pub(super) struct Files {
     /// Write the whole result to this file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -108,12 +116,12 @@ pub(super) struct Sinks {
     /// Write the corrected latencies to this file, as HdrHistogram prints them.
     #[arg(long)]
     hgrm: Option<PathBuf>,
-    /// Write a page with plots to this file; it needs no other.
+    /// Write a page with plots to this file.
     #[arg(long)]
     html: Option<PathBuf>,
 }
 
-impl Sinks {
+impl Files {
     pub(super) fn outputs(&self) -> Outputs {
         Outputs {
             json: self.json.clone(),
@@ -204,9 +212,9 @@ pub(super) struct CompareArguments {
 #[derive(Debug, Args)]
 pub(super) struct ReportArguments {
     /// The result, written by --json.
-    pub(super) run: PathBuf,
+    pub(super) file: PathBuf,
     #[command(flatten)]
-    pub(super) sinks: Sinks,
+    pub(super) files: Files,
 }
 
 /// Why the arguments make no run.

@@ -11,9 +11,10 @@ use clap::Parser;
 
 use self::arguments::{Arguments, Command, CompareArguments, ReportArguments, Sinks};
 use crate::compare::Comparison;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, SessionMemory};
 use crate::report::error_text;
-use crate::report::files;
+use crate::report::files::{self, Outputs};
+use crate::report::quantities::{bytes_text, count_text};
 use crate::report::table::table;
 use crate::run::{Ended, Run, RunError};
 
@@ -37,14 +38,14 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     ExitCode::from(match Arguments::parse().command {
-        Command::Run(arguments) => carry_out(arguments.plan(), &arguments.sinks),
-        Command::Connections(arguments) => carry_out(arguments.plan(), &arguments.sinks),
+        Command::Run(arguments) => carry_out(arguments.plan(), &arguments.sinks, false),
+        Command::Connections(arguments) => carry_out(arguments.plan(), &arguments.sinks, true),
         Command::Compare(arguments) => compare(&arguments),
-        Command::Report(arguments) => show_again(&arguments),
+        Command::Report(arguments) => show(&arguments),
     })
 }
 
-fn carry_out(run: Result<Run, arguments::BadArguments>, sinks: &Sinks) -> u8 {
+fn carry_out(run: Result<Run, arguments::BadArguments>, sinks: &Sinks, shows_memory: bool) -> u8 {
     let run = match run {
         Ok(run) => run,
         Err(error) => return fail(&error, EXIT_USAGE),
@@ -56,7 +57,7 @@ fn carry_out(run: Result<Run, arguments::BadArguments>, sinks: &Sinks) -> u8 {
         }
     }
     match run.run(&interrupted) {
-        Ok(ended) => report(ended, sinks),
+        Ok(ended) => report(ended, sinks, shows_memory),
         Err(error) => {
             let code = exit_code_of(&error);
             fail(&error, code)
@@ -77,31 +78,43 @@ fn exit_code_of(error: &RunError) -> u8 {
 }
 
 /// Shows and writes what was found.
-fn report(ended: Ended, sinks: &Sinks) -> u8 {
+fn report(ended: Ended, sinks: &Sinks, shows_memory: bool) -> u8 {
     let Ended { mut outcome, given_up, remarks } = ended;
     outcome.verdict.broken_thresholds = sinks.fail_if.broken(&outcome);
     anstream::print!("{}", table(&outcome));
+    if shows_memory && let Some(memory) = &outcome.memory {
+        anstream::println!("\n{}", memory_text(memory));
+    }
     for remark in remarks {
         anstream::eprintln!("{remark}");
     }
-    let errors = sinks.outputs().write(&outcome);
-    for error in &errors {
-        fail(error, EXIT_FILE);
-    }
-    exit_code(&outcome, given_up.is_some(), !errors.is_empty())
+    let written = write_files(&sinks.files.outputs(), &outcome);
+    exit_code(&outcome, given_up.is_some(), written)
 }
 
-fn exit_code(outcome: &Outcome, given_up: bool, unwritten: bool) -> u8 {
+/// What a session costs, in lines.
+fn memory_text(memory: &SessionMemory) -> String {
+    let text = |bytes: Option<f64>| bytes.map_or("not known".to_owned(), bytes_text);
+    format!(
+        "memory per session, of {}: {} in the server's process when all were open and idle, {} \
+         after the load; in the kernel {} of slab and {} of socket buffers, both ends together",
+        count_text(memory.sessions),
+        text(memory.process_idle_bytes),
+        text(memory.process_loaded_bytes),
+        text(memory.kernel_slab_bytes),
+        text(memory.kernel_buffer_bytes),
+    )
+}
+
+fn exit_code(outcome: &Outcome, given_up: bool, written: u8) -> u8 {
     let failed =
         given_up || outcome.totals.completed == 0 || !outcome.verdict.broken_thresholds.is_empty();
     if outcome.verdict.interrupted && !given_up {
         EXIT_INTERRUPTED
     } else if failed {
         EXIT_FAILED
-    } else if unwritten {
-        EXIT_FILE
     } else {
-        EXIT_GOOD
+        written
     }
 }
 
@@ -112,29 +125,25 @@ fn compare(arguments: &CompareArguments) -> u8 {
         (Err(code), _) | (_, Err(code)) => return code,
     };
     let names = [&arguments.first, &arguments.second].map(|path| path.display().to_string());
-    anstream::print!("{}", Comparison::of(&first, &second).text(&names[0], &names[1]));
-    EXIT_GOOD
+    let comparison = Comparison::of(&first, &second);
+    anstream::print!("{}", comparison.text(&names[0], &names[1]));
+    if comparison.is_fair() { EXIT_GOOD } else { EXIT_FAILED }
 }
 
-fn show_again(arguments: &ReportArguments) -> u8 {
-    let mut outcome = match files::read(&arguments.run) {
+/// Shows a run that was written earlier.
+fn show(arguments: &ReportArguments) -> u8 {
+    let outcome = match files::read(&arguments.file) {
         Ok(outcome) => outcome,
         Err(error) => return fail(&error, EXIT_FILE),
     };
-    // Without thresholds of its own it shows those of the run.
-    if !arguments.sinks.fail_if.is_empty() {
-        outcome.verdict.broken_thresholds = arguments.sinks.fail_if.broken(&outcome);
-    }
     anstream::print!("{}", table(&outcome));
-    let errors = arguments.sinks.outputs().write(&outcome);
-    for error in &errors {
-        fail(error, EXIT_FILE);
-    }
-    match (arguments.sinks.fail_if.broken(&outcome).is_empty(), errors.is_empty()) {
-        (false, _) => EXIT_FAILED,
-        (true, false) => EXIT_FILE,
-        (true, true) => EXIT_GOOD,
-    }
+    write_files(&arguments.files.outputs(), &outcome)
+}
+
+/// Writes what was asked for; every file that can't be is told.
+fn write_files(outputs: &Outputs, outcome: &Outcome) -> u8 {
+    let errors = outputs.write(outcome);
+    errors.iter().fold(EXIT_GOOD, |_, error| fail(error, EXIT_FILE))
 }
 
 fn fail(error: &dyn std::error::Error, code: u8) -> u8 {
