@@ -253,8 +253,7 @@ describe() {
 measure() { # group peer connections round
     local group=$1 peer=$2 count=$3 round=$4 extra=() status=0
     local file=$results/$group-$peer-$count-$round.json
-    # A reply that is fixed holds another request's id.
-    [[ $peer != nginx-fixed ]] || extra=(--any-answer)
+    [[ $peer != nginx-fixed ]] || extra=(--fixed-reply)
     taskset -c $LOAD_CPU "$bench" run --url "http://127.0.0.1:${PORTS[$peer]}/mcp" --revision $REVISION \
         --workload "$workload" --rate max --connections "$count" --duration "$duration" --warmup 1s \
         --json "$scratch/run.json" "${extra[@]}" >"$scratch/run.log" 2>&1 || status=$?

@@ -63,6 +63,8 @@ pub struct RunPlan {
     pub requests_per_connection: Option<u32>,
     /// After how long an answer counts as missing.
     pub timeout_ns: u64,
+    /// The server gives every request the same answer, which holds the first id.
+    pub fixed_reply: bool,
 }
 
 impl RunPlan {

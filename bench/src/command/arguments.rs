@@ -175,6 +175,11 @@ pub(super) struct RunArguments {
     /// The tool that has the server announce an update, for sse_fanout.
     #[arg(long, default_value = "test_trigger_resource_update")]
     announcer: String,
+    /// For a server that gives every request the same answer (a web server with a fixed
+    /// reply): all requests carry the id 1000000000, which the answer must hold, and the
+    /// server is not asked beforehand what it has.
+    #[arg(long)]
+    fixed_reply: bool,
     #[command(flatten)]
     pub(super) sinks: Sinks,
 }
@@ -282,6 +287,7 @@ impl RunArguments {
         plan.seed = self.seed;
         plan.think_ns = (self.think * 1e9) as u64;
         plan.resource.clone_from(&self.resource);
+        plan.fixed_reply = self.fixed_reply;
         plan.requests_per_connection =
             self.requests_per_connection.or(self.workload.requests_per_connection());
         run.announcer.clone_from(&self.announcer);
@@ -373,6 +379,7 @@ impl Common {
             resource: None,
             requests_per_connection: None,
             timeout_ns: (self.timeout * 1e9) as u64,
+            fixed_reply: false,
             target,
         };
         let server = ServerSource {

@@ -31,6 +31,10 @@ pub fn bytes_text(bytes: f64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes;
     let mut unit = 0;
+    // Single bytes are whole.
+    if value < 999.5 && value.fract() == 0.0 {
+        return format!("{value:.0} B");
+    }
     while value >= 999.5 && unit + 1 < UNITS.len() {
         value /= 1_024.0;
         unit += 1;
@@ -164,9 +168,14 @@ mod tests {
         ] {
             assert_eq!(duration_text(us), expected);
         }
-        for (bytes, expected) in
-            [(0.0, "0 B"), (512.0, "512 B"), (1_000.0, "0.977 KiB"), (32.5e6, "31.0 MiB")]
-        {
+        for (bytes, expected) in [
+            (0.0, "0 B"),
+            (64.0, "64 B"),
+            (64.5, "64.5 B"),
+            (512.0, "512 B"),
+            (1_000.0, "0.977 KiB"),
+            (32.5e6, "31.0 MiB"),
+        ] {
             assert_eq!(bytes_text(bytes), expected);
         }
         assert_eq!(rate_text(49_999.7), "50,000/s");

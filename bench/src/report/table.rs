@@ -13,7 +13,10 @@ use super::quantities::{
     amount_text, bytes_text, count_text, duration_text, instant_text, printable, rate_text,
     share_text, span_text,
 };
-use crate::outcome::{Distribution, Limit, Outcome, ServerFigures, Stage, Totals};
+use crate::outcome::{
+    Distribution, GeneratorFigures, Limit, Outcome, Plan, ServerFigures, SessionMemory, Stage,
+    Totals,
+};
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const WARN: Style = AnsiColor::Yellow.on_default();
@@ -168,8 +171,24 @@ fn failures(count: u64) -> Cell {
     Cell::from(count_text(count)).styled(style)
 }
 
+/// True if there is more to tell than of a warm-up and one stage.
+pub(super) fn has_stages(outcome: &Outcome) -> bool {
+    outcome.stages.len() > 1 + usize::from(outcome.plan.warmup_s > 0.0)
+}
+
+/// `warm-up: 5 s`, `1: 10 s, ramp`; stages are counted behind the warm-up.
+pub(super) fn stage_text(plan: &Plan, index: usize, stage: &Stage) -> String {
+    let warmups = usize::from(plan.warmup_s > 0.0);
+    let name = match index.checked_sub(warmups) {
+        Some(number) => (number + 1).to_string(),
+        None => "warm-up".to_owned(),
+    };
+    let ramp = if stage.ramp { ", ramp" } else { "" };
+    format!("{name}: {}{ramp}", span_text(stage.duration_s))
+}
+
 fn write_stages(text: &mut String, outcome: &Outcome) {
-    if outcome.stages.len() < 2 {
+    if !has_stages(outcome) {
         return;
     }
     let heads =
@@ -177,10 +196,9 @@ fn write_stages(text: &mut String, outcome: &Outcome) {
     let mut columns = Columns::new(&heads);
     for (index, stage) in outcome.stages.iter().enumerate() {
         let totals = &stage.totals;
-        let ramp = if stage.stage.ramp { ", ramp" } else { "" };
         let latency = &stage.latency.corrected;
         columns.row(vec![
-            format!("{}: {}{ramp}", index + 1, span_text(stage.stage.duration_s)).into(),
+            stage_text(&outcome.plan, index, &stage.stage).into(),
             rate_text(per_second(totals.offered, totals)).into(),
             rate_text(per_second(totals.completed, totals)).into(),
             count_text(u64::from(stage.stage.connections)).into(),
@@ -220,13 +238,45 @@ fn write_both_sides(text: &mut String, outcome: &Outcome) {
             let _ = writeln!(text, "  {NAME}balance  {NAME:#} {}", balance_text(server));
         }
     }
-    let generator = &outcome.generator;
-    let _ = writeln!(
-        text,
-        "  {NAME}generator{NAME:#} {} cores · requests left up to {} late (p99)",
+    if let Some(memory) = &outcome.memory {
+        let _ = writeln!(text, "  {NAME}sessions {NAME:#} {}", memory_text(memory));
+    }
+    let generator = generator_text(&outcome.generator);
+    let _ = writeln!(text, "  {NAME}generator{NAME:#} {generator}");
+}
+
+/// What the load cost on this side, in one line.
+pub(super) fn generator_text(generator: &GeneratorFigures) -> String {
+    format!(
+        "{} cores, busy for {:.0} % · requests left up to {} late (p99)",
         amount_text(generator.cores),
+        generator.busy * 100.0,
         duration_text(generator.send_delay_p99 as f64)
-    );
+    )
+}
+
+/// What each session cost, in one line.
+pub(super) fn memory_text(memory: &SessionMemory) -> String {
+    let figures = [
+        (memory.process_idle_bytes, "in the process when idle"),
+        (memory.process_loaded_bytes, "after the load"),
+        (memory.kernel_slab_bytes, "of kernel slab"),
+        (memory.kernel_buffer_bytes, "of socket buffers"),
+    ];
+    let parts: Vec<String> = figures
+        .iter()
+        .filter_map(|(bytes, what)| Some(format!("{} {what}", each_text((*bytes)?))))
+        .collect();
+    format!("{}, each: {}", count_text(memory.sessions), parts.join(", "))
+}
+
+/// Exact where it is small, and less than nothing where memory was given back.
+fn each_text(bytes: f64) -> String {
+    match bytes {
+        bytes if bytes < 0.0 => format!("-{}", each_text(-bytes)),
+        bytes if bytes < 10_000.0 => format!("{} B", count_text(bytes.round() as u64)),
+        bytes => bytes_text(bytes),
+    }
 }
 
 /// What is known of the server, in one line.
@@ -312,18 +362,45 @@ mod tests {
             &duration_text(outcome.latency.corrected.p999 as f64),
             &duration_text(outcome.latency.raw.p999 as f64),
             "resources/read",
-            "2: 10 s, ramp",
+            "warm-up: 5 s  ",
+            "1: 10 s, ramp  ",
             "connection closed: 127.0.0.1:8080 closed the connection",
             "pid 4711 · 0.980 cores · 17.9 µs of processor time per request",
             "23.2 MiB resident, 15.2 MiB before the load",
             "shard 0 51.0 %, shard 1 49.0 %",
-            "0.610 cores · requests left up to 38.0 µs late (p99)",
+            "0.610 cores, busy for 42 % · requests left up to 38.0 µs late (p99)",
             "The server answered 97.4 %",
             "not kept: p99>5ms: p99 was 48.6 ms",
         ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
         assert!(!text.contains("Interrupted"), "{text}");
+    }
+
+    #[test]
+    fn what_sessions_cost_is_told_as_far_as_it_is_known() {
+        let mut outcome = sample::outcome();
+        outcome.memory = Some(SessionMemory {
+            sessions: 100_000,
+            process_idle_bytes: Some(1_203.4),
+            process_loaded_bytes: None,
+            kernel_slab_bytes: Some(9_500.0),
+            kernel_buffer_bytes: Some(-12.0),
+        });
+        let expected = "sessions  100,000, each: 1,203 B in the process when idle, 9,500 B of \
+                        kernel slab, -12 B of socket buffers\n";
+        let text = plain(&outcome);
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn one_stage_behind_a_warm_up_needs_no_table() {
+        let mut outcome = sample::outcome();
+        outcome.stages.truncate(2);
+        assert!(!plain(&outcome).contains("  stage "));
+        outcome.plan.warmup_s = 0.0;
+        let text = plain(&outcome);
+        assert!(text.contains("  1: 5 s ") && text.contains("  2: 10 s, ramp "), "{text}");
     }
 
     #[test]

@@ -260,7 +260,9 @@ impl Worker {
         sent_ns: u64,
         counted: bool,
     ) {
-        let id = RequestId::of(self.requests_made);
+        // A reply that is fixed holds the first id.
+        let number = if self.shared.plan.fixed_reply { 0 } else { self.requests_made };
+        let id = RequestId::of(number);
         self.requests_made += 1;
         let listener = (self.clients[client].role == Role::Poster).then(|| self.next_listener());
         let sender = &mut self.clients[client];

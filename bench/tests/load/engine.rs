@@ -104,6 +104,18 @@ fn a_closed_loop_counts_each_misbehaviour_as_what_it_is() {
 }
 
 #[test]
+fn a_fixed_reply_is_checked_like_any_other_answer() {
+    let server = Server::start(|call| if call % 4 == 3 { Act::WrongId } else { Act::FixedReply });
+    let url = server.url();
+    let more = ["--rate", "200", "--connections", "2", "--duration", "1s", "--fixed-reply"];
+    let finished = run(&words(&url, &more));
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    let outcome = finished.outcome();
+    assert_eq!((outcome.totals.completed, count(outcome, "wrong id")), (150, 50));
+    assert_eq!(server.seen().count("tools/list"), 0, "it can't tell what it has");
+}
+
+#[test]
 fn an_answer_that_never_comes_is_an_error_and_its_connection_is_replaced() {
     let server = Server::start(|call| if call == 3 { Act::Silence } else { Act::Answer });
     let url = server.url();

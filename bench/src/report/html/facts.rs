@@ -2,10 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::super::quantities::{
-    amount_text, bytes_text, command_text, count_text, duration_text, span_text,
-};
-use super::super::table::{load_text, server_text};
+use super::super::quantities::{bytes_text, command_text, count_text, duration_text};
+use super::super::table::{generator_text, load_text, memory_text, server_text, stage_text};
 use crate::outcome::{HostFacts, Outcome};
 
 /// All of it, as the end of the page.
@@ -28,12 +26,8 @@ fn plan(outcome: &Outcome) -> Markup {
             (fact("URL", &plan.url))
             (fact("workload", &plan.workload))
             (fact("MCP revision", &plan.revision))
-            (fact("warm-up", &span_text(plan.warmup_s)))
             @for (index, stage) in plan.stages.iter().enumerate() {
-                @let ramp = if stage.ramp { ", reached gradually" } else { "" };
-                @let text =
-                    format!("{}: {}{ramp}", span_text(stage.duration_s), load_text(stage));
-                (fact(&format!("stage {}", index + 1), &text))
+                (fact(&stage_text(plan, index, stage), &load_text(stage)))
             }
             (fact("workers", &plan.workers.to_string()))
             @if plan.think_us > 0 { (fact("think time", &duration_text(plan.think_us as f64))) }
@@ -42,7 +36,8 @@ fn plan(outcome: &Outcome) -> Markup {
             }
             (traffic(outcome))
             @if let Some(server) = &outcome.server { (fact("server", &server_text(server))) }
-            (fact("generator", &generator_text(outcome)))
+            @if let Some(memory) = &outcome.memory { (fact("sessions", &memory_text(memory))) }
+            (fact("generator", &generator_text(&outcome.generator)))
         }
     }
 }
@@ -54,15 +49,6 @@ fn traffic(outcome: &Outcome) -> Markup {
         (fact("traffic", &format!("{} sent, {} received", bytes_text(sent), bytes_text(received))))
         @if totals.events > 0 { (fact("events on streams", &count_text(totals.events))) }
     }
-}
-
-fn generator_text(outcome: &Outcome) -> String {
-    let generator = &outcome.generator;
-    format!(
-        "{} cores; requests left up to {} late (p99)",
-        amount_text(generator.cores),
-        duration_text(generator.send_delay_p99 as f64)
-    )
 }
 
 fn host(host: &HostFacts) -> Markup {

@@ -106,7 +106,7 @@ fn tiles(outcome: &Outcome) -> Markup {
                 &format!("{} offered", rate_text(per_second(totals.offered, totals)))))
             (tile("", &us(latency.p50), "p50", &format!("p90 {}", us(latency.p90))))
             (tile("", &us(latency.p99), "p99", &format!("p99.9 {}", us(latency.p999))))
-            (tile("", &us(latency.max), "max", &format!("of {}", count_text(latency.count))))
+            (tile("", &us(latency.max), "max", &format!("of {} answers", count_text(latency.count))))
             (tile(failed(totals.errors, "bad"), &count_text(totals.errors), "errors",
                 &share_text(totals.errors, totals.offered)))
             @if totals.shed > 0 {
@@ -132,6 +132,10 @@ fn server_tiles(outcome: &Outcome) -> Markup {
                 format!("{} before", bytes_text(before as f64))
             });
             (tile("", &bytes_text(bytes as f64), "server memory", &before))
+        }
+        @if let Some(memory) = &outcome.memory && let Some(bytes) = memory.process_idle_bytes {
+            (tile("", &bytes_text(bytes.max(0.0)), "server memory per session",
+                &format!("of {} sessions", count_text(memory.sessions))))
         }
     }
 }

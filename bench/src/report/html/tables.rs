@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::super::quantities::{count_text, duration_text, rate_text, share_text, span_text};
-use super::super::table::per_second;
+use super::super::quantities::{count_text, duration_text, rate_text, share_text};
+use super::super::table::{has_stages, per_second, stage_text};
 use crate::outcome::{Distribution, ErrorKind, Outcome};
 
 const PERCENTILES: [&str; 10] =
@@ -92,16 +92,15 @@ const STAGE_HEADS: [&str; 12] = [
 /// By stage, if there is more than one.
 pub(super) fn stages(outcome: &Outcome) -> Markup {
     html! {
-        @if outcome.stages.len() > 1 {
+        @if has_stages(outcome) {
             h2 { "Stages" }
             div.panel {
                 table {
                     tr { @for head in STAGE_HEADS { th { (head) } } }
                     @for (index, of) in outcome.stages.iter().enumerate() {
-                        @let ramp = if of.stage.ramp { ", ramp" } else { "" };
                         @let latency = &of.latency.corrected;
                         tr {
-                            td { (index + 1) ": " (span_text(of.stage.duration_s)) (ramp) }
+                            td { (stage_text(&outcome.plan, index, &of.stage)) }
                             td { (of.stage.rate.map_or("all there is".to_owned(), rate_text)) }
                             td { (count_text(u64::from(of.stage.connections))) }
                             td { (rate_text(per_second(of.totals.offered, &of.totals))) }

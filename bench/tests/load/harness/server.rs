@@ -25,6 +25,8 @@ pub(crate) enum Act {
     Close,
     /// Answers, but to another request.
     WrongId,
+    /// Gives the same answer whatever is asked.
+    FixedReply,
     /// Answers as an event of a stream.
     Event,
     /// Says nothing, and keeps the connection.
@@ -160,6 +162,9 @@ impl Shared {
                 message(&json!({"jsonrpc": "2.0", "id": id, "error": error}))
             }
             (Act::WrongId, _) => message(&json!({"jsonrpc": "2.0", "id": 1, "result": {}})),
+            (Act::FixedReply, _) => {
+                message(&json!({"jsonrpc": "2.0", "id": 1_000_000_000, "result": {}}))
+            }
             (Act::Event, _) => {
                 let event = json!({"jsonrpc": "2.0", "id": id, "result": {}});
                 http(200, "Content-Type: text/event-stream\r\n", &format!("data: {event}\n\n"))
