@@ -20,6 +20,7 @@ mod counters;
 mod fault;
 mod forwarding;
 mod inbox;
+mod inside;
 mod job;
 mod levels;
 mod listening;
@@ -174,6 +175,8 @@ pub(crate) struct Federation {
     inbox: Inbox,
     scratch: Vec<u8>,
     early: Vec<EarlyCall>,
+    /// The embedded server's number, if it is one of the servers.
+    inside: Option<u16>,
     /// Messages of siblings that know a newer configuration.
     ahead: Vec<Box<[u8]>>,
     /// Until when calls wait for servers that have not been read.
@@ -188,12 +191,14 @@ pub(crate) struct Federation {
 impl Federation {
     /// The servers of `settings`, of which none has been asked yet.
     pub(crate) fn new(settings: FederationSettings) -> Federation {
-        let servers = settings
+        let servers: Vec<Server> = settings
             .servers
             .iter()
             .map(|server| Server::new(server.endpoint.0, Arc::clone(server), &settings))
             .collect();
+        let inside = servers.iter().find(|server| matches!(server.wire, Wire::Inside(_)));
         Federation {
+            inside: inside.map(|server| server.index),
             seal: StateSeal::new(settings.seal_key),
             servers,
             views: Views::new(&settings),
@@ -215,6 +220,12 @@ impl Federation {
             next_sweep: Millis(0),
             over: Vec::new(),
         }
+    }
+
+    /// What follows from a step, once its cause has been dealt with.
+    fn settle(&mut self, now: Millis, events: &mut Events) {
+        self.hear_inside(now, events);
+        self.put_all_questions(now, events);
     }
 
     /// Answers a list.
@@ -462,6 +473,67 @@ impl Federation {
             self.note(index, key, &message, now, events);
         }
     }
+
+    /// What the federation of another shard says.
+    fn take_sibling(&mut self, message: &[u8], now: Millis, events: &mut Events) {
+        let own = self.settings.shard;
+        let read = siblings::read(message);
+        let server = read.and_then(|message| message.server());
+        // The other shard has taken a new configuration over before this one.
+        let ahead = server.is_some_and(|server| usize::from(server) >= self.servers.len());
+        if ahead && self.ahead.len() < replacing::AHEAD_MAX {
+            return self.ahead.push(message.into());
+        }
+        match read {
+            Some(SiblingMessage::Resume { to, from, call, job, responses }) if to == own => {
+                let waiter = Waiter::Sibling { shard: from, call };
+                self.resume_here(job, waiter, responses, now, events);
+            }
+            Some(SiblingMessage::Answer { to, call, outcome, body }) if to == own => {
+                if self.away.remove(&call).is_some() {
+                    self.hand_to(Waiter::Call(call), outcome, body, events);
+                }
+            }
+            Some(SiblingMessage::Notice { to, call, message }) if to == own => {
+                if self.away.contains_key(&call) {
+                    let target = shardgate_proto::upstream::Target::Call(call);
+                    events.notify(target, |out| out.extend_from_slice(message));
+                }
+            }
+            Some(SiblingMessage::Cancel { to, job }) if to == own => {
+                self.cancel_job(job, "the client cancelled the request", now, events);
+            }
+            Some(SiblingMessage::Call { to, from, call, order }) if to == own => {
+                let waiter = Waiter::Sibling { shard: from, call };
+                self.forward_for_sibling(waiter, &order, now, events);
+            }
+            Some(SiblingMessage::CancelCall { to, from, call }) if to == own => {
+                let waiter = Waiter::Sibling { shard: from, call };
+                let job = self.jobs.iter().find(|job| job.waiter == waiter).map(|job| job.key);
+                if let Some(job) = job {
+                    self.cancel_job(job, "the client cancelled the request", now, events);
+                }
+            }
+            Some(SiblingMessage::Listing { server, version, abilities, listing }) => {
+                self.take_listing(server, (version, abilities), listing, now, events);
+            }
+            Some(SiblingMessage::Failed { server, why }) => {
+                if let Some(server) = self.staying(server) {
+                    server.reading.answered_once = true;
+                    server.trouble = Some(why.to_owned());
+                    self.lists_may_be_answered(now, events);
+                }
+            }
+            Some(SiblingMessage::Changed { server }) => {
+                self.list_changed(server, now);
+            }
+            Some(SiblingMessage::Inside { server, message }) => {
+                self.hear_sibling_inside(server, message, now);
+            }
+            // For another shard, or of another build.
+            Some(_) | None => {}
+        }
+    }
 }
 
 /// `params` of a completion with the prompt's own name in its reference.
@@ -532,6 +604,7 @@ impl Upstream for Federation {
         if !client.watched.is_empty() {
             self.watch_all(now, events);
         }
+        self.settle(now, events);
     }
 
     fn handle_call(&mut self, call: &Call<'_>, now: Millis, events: &mut Events) {
@@ -540,6 +613,7 @@ impl Upstream for Federation {
         } else {
             self.early.push(EarlyCall::new(call));
         }
+        self.hear_inside(now, events);
     }
 
     fn handle_notification(
@@ -570,7 +644,7 @@ impl Upstream for Federation {
         events: &mut Events,
     ) {
         self.take_reply(ask, outcome, body, now, events);
-        self.put_all_questions(now, events);
+        self.settle(now, events);
     }
 
     fn cancel(&mut self, call: CallKey, now: Millis, events: &mut Events) {
@@ -584,73 +658,23 @@ impl Upstream for Federation {
         }
         if self.by_call.contains_key(&call) {
             self.cancel_call(call, now, events);
-            return self.put_all_questions(now, events);
+            return self.settle(now, events);
         }
         if self.subscriptions.forget_listen(call) {
             self.watch_all(now, events);
+            self.hear_inside(now, events);
         }
     }
 
     fn handle_sibling(&mut self, message: &[u8], now: Millis, events: &mut Events) {
-        let own = self.settings.shard;
-        let read = siblings::read(message);
-        let server = read.and_then(|message| message.server());
-        // The other shard has taken a new configuration over before this one.
-        let ahead = server.is_some_and(|server| usize::from(server) >= self.servers.len());
-        if ahead && self.ahead.len() < replacing::AHEAD_MAX {
-            return self.ahead.push(message.into());
-        }
-        match read {
-            Some(SiblingMessage::Resume { to, from, call, job, responses }) if to == own => {
-                let waiter = Waiter::Sibling { shard: from, call };
-                self.resume_here(job, waiter, responses, now, events);
-            }
-            Some(SiblingMessage::Answer { to, call, outcome, body }) if to == own => {
-                if self.away.remove(&call).is_some() {
-                    self.hand_to(Waiter::Call(call), outcome, body, events);
-                }
-            }
-            Some(SiblingMessage::Notice { to, call, message }) if to == own => {
-                if self.away.contains_key(&call) {
-                    let target = shardgate_proto::upstream::Target::Call(call);
-                    events.notify(target, |out| out.extend_from_slice(message));
-                }
-            }
-            Some(SiblingMessage::Cancel { to, job }) if to == own => {
-                self.cancel_job(job, "the client cancelled the request", now, events);
-            }
-            Some(SiblingMessage::Call { to, from, call, order }) if to == own => {
-                let waiter = Waiter::Sibling { shard: from, call };
-                self.forward_for_sibling(waiter, &order, now, events);
-            }
-            Some(SiblingMessage::CancelCall { to, from, call }) if to == own => {
-                let waiter = Waiter::Sibling { shard: from, call };
-                let job = self.jobs.iter().find(|job| job.waiter == waiter).map(|job| job.key);
-                if let Some(job) = job {
-                    self.cancel_job(job, "the client cancelled the request", now, events);
-                }
-            }
-            Some(SiblingMessage::Listing { server, version, abilities, listing }) => {
-                self.take_listing(server, (version, abilities), listing, now, events);
-            }
-            Some(SiblingMessage::Failed { server, why }) => {
-                if let Some(server) = self.staying(server) {
-                    server.reading.answered_once = true;
-                    server.trouble = Some(why.to_owned());
-                    self.lists_may_be_answered(now, events);
-                }
-            }
-            Some(SiblingMessage::Changed { server }) => {
-                self.list_changed(server, now);
-            }
-            // For another shard, or of another build.
-            Some(_) | None => {}
-        }
+        self.take_sibling(message, now, events);
+        self.hear_inside(now, events);
     }
 
     fn poll_timeout(&self) -> Option<Millis> {
         let wires = self.servers.iter().filter_map(|server| match &server.wire {
             Wire::Http(http) => http.poll_timeout(),
+            Wire::Inside(inside) => inside.poll_timeout(),
             Wire::Stdio(_) => None,
         });
         wires.chain([self.next_sweep]).min()
@@ -659,7 +683,14 @@ impl Upstream for Federation {
     fn handle_timeout(&mut self, now: Millis, events: &mut Events) {
         for index in 0..self.servers.len() {
             let inbox = &mut self.inbox;
-            let Wire::Http(http) = &mut self.servers[index].wire else { continue };
+            let http = match &mut self.servers[index].wire {
+                Wire::Http(http) => http,
+                Wire::Inside(inside) => {
+                    inside.handle_timeout(now);
+                    continue;
+                }
+                Wire::Stdio(_) => continue,
+            };
             if http.poll_timeout().is_some_and(|at| at <= now) {
                 for (pool, mark) in http.pools() {
                     pool.handle_timeout(now, events, &mut |key, event| {
@@ -672,7 +703,7 @@ impl Upstream for Federation {
         if now >= self.next_sweep {
             self.sweep(now, events);
         }
-        self.put_all_questions(now, events);
+        self.settle(now, events);
     }
 
     fn link_opened(&mut self, link: LinkKey, now: Millis, events: &mut Events) {
@@ -699,8 +730,9 @@ impl Upstream for Federation {
                 self.take_told(index, now, events);
             }
             Wire::Stdio(_) => self.take_lines(link, bytes, now, events),
+            Wire::Inside(_) => {}
         }
-        self.put_all_questions(now, events);
+        self.settle(now, events);
     }
 
     fn link_closed(&mut self, link: LinkKey, end: LinkEnd, now: Millis, events: &mut Events) {
@@ -715,7 +747,8 @@ impl Upstream for Federation {
                 self.take_told(index, now, events);
             }
             Wire::Stdio(_) => self.child_ended(link, &end, now, events),
+            Wire::Inside(_) => {}
         }
-        self.put_all_questions(now, events);
+        self.settle(now, events);
     }
 }

@@ -126,7 +126,7 @@ impl Federation {
                     session.standing = exchange;
                 }
             }
-            Wire::Http(_) => {}
+            Wire::Http(_) | Wire::Inside(_) => {}
         }
     }
 
@@ -627,8 +627,10 @@ impl Federation {
         for exchange in exchanges {
             server.abort(exchange, events);
         }
-        if let (Some(link), Wire::Stdio(pipes)) = (session.link, &mut server.wire) {
-            pipes.close(link, events);
+        match (session.link, &mut server.wire) {
+            (Some(link), Wire::Stdio(pipes)) => pipes.close(link, events),
+            (_, Wire::Inside(inside)) => inside.end_session(key),
+            (_, Wire::Stdio(_) | Wire::Http(_)) => {}
         }
         let watched = server.everybody == Some(key);
         if watched {

@@ -472,6 +472,20 @@ impl Federation {
         self.servers[usize::from(index)].counters.set_blame(before);
     }
 
+    /// The embedded server says something that belongs to the request `id`.
+    pub(super) fn take_inside(
+        &mut self,
+        index: u16,
+        session: UpKey,
+        id: u64,
+        text: &[u8],
+        now: Millis,
+        events: &mut Events,
+    ) {
+        let exchange = Exchange::answered(session, Use::Request(id));
+        self.take_message(index, session, Some(exchange), text, now, events);
+    }
+
     /// One message of a server.
     fn take_message(
         &mut self,
