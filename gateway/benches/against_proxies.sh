@@ -5,6 +5,9 @@
 # The tool server is another gateway with its built-in tools. It shares cpu 1 with the load
 # client; what forwards has cpu 0 for itself. Runs alternate. Judge by CPU time per request:
 # the load's core is the limit of requests/s.
+#
+# With --events it measures something else: how much later the events of a call's stream
+# come, from a tool server that says in each when it was sent (examples/relayed_events.rs).
 set -euo pipefail
 
 readonly PROXY_CPU=0 LOAD_CPU=1
@@ -19,6 +22,7 @@ Usage: gateway/benches/against_proxies.sh [options]
   --duration SECONDS     length of one run (default 5)
   --runs N               rounds per number of connections (default 3)
   --connections "LIST"   numbers of connections (default "64 512 5000")
+  --events               measure the delay of relayed events instead
   --gateway FILE         a gateway that is built already; otherwise cargo builds it
 
 It needs nginx, haproxy, wrk and curl. It ends with 1 if an answer was not 2xx.
@@ -31,10 +35,11 @@ die() {
 }
 
 parse_arguments() {
-    duration=5 runs=3 connections='64 512 5000' gateway=''
+    duration=5 runs=3 connections='64 512 5000' gateway='' events=false
     while (($#)); do
         case $1 in
             -h | --help) usage && exit 0 ;;
+            --events) events=true && shift ;;
             --duration | --runs | --connections | --gateway)
                 (($# > 1)) || die "$1 needs a value"
                 printf -v "${1#--}" '%s' "$2"
@@ -50,6 +55,9 @@ parse_arguments() {
     if [[ -z $gateway ]]; then
         cargo build --release --bins
         gateway=target/release/shardgate
+    fi
+    if $events; then
+        cargo build --release -p shardgate --example relayed_events
     fi
 }
 
@@ -124,9 +132,12 @@ wait_for_port() {
     die "nothing listens on port $port; see $work"
 }
 
-start_servers() {
+start_tool_server() {
     start $LOAD_CPU "$gateway" serve --listen 127.0.0.1:$UPSTREAM_PORT --admin 127.0.0.1:0 --shards 1 --log json
     wait_for_port $UPSTREAM_PORT
+}
+
+start_proxies() {
     start $PROXY_CPU "$gateway" serve --config "$work/gateway.toml" --listen 127.0.0.1:$GATEWAY_PORT --admin 127.0.0.1:0 --shards 1 --log json
     gateway_pid=$started
     start $PROXY_CPU nginx -c "$work/nginx.conf"
@@ -160,13 +171,26 @@ run_one() {
     ' <<<"$output"
 }
 
+measure_events() {
+    # It waits by itself until a call comes through each way.
+    taskset -c $LOAD_CPU target/release/examples/relayed_events --runs "$runs" \
+        --listen 127.0.0.1:$UPSTREAM_PORT --via shardgate=127.0.0.1:$GATEWAY_PORT \
+        --via nginx=127.0.0.1:$NGINX_PORT --via haproxy=127.0.0.1:$HAPROXY_PORT
+}
+
 main() {
     parse_arguments "$@"
     work=$(mktemp -d)
     pids=()
     trap 'kill "${pids[@]}" 2>/dev/null; wait; rm -rf "$work"' EXIT
     write_configurations
-    start_servers
+    if $events; then
+        start_proxies
+        measure_events
+        return
+    fi
+    start_tool_server
+    start_proxies
     local count round
     for count in $connections; do
         for ((round = 0; round < runs; round++)); do
