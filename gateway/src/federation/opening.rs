@@ -364,6 +364,9 @@ impl Federation {
         let capabilities = jsonrpc::member(result, "capabilities").unwrap_or(b"{}");
         session.abilities = Abilities::read(capabilities);
         session.phase = Phase::Confirming;
+        if session.owner == Owner::Nobody {
+            return self.end_session(index, key, now, events);
+        }
         let mut body = Vec::new();
         jsonrpc::write_notification(&mut body, "notifications/initialized", None);
         let sent = server.post(key, Use::Confirmation, &Outgoing::plain(&body), now, events);
@@ -400,7 +403,7 @@ impl Federation {
         match owner {
             Owner::Catalog => self.read_lists(index, now, events),
             Owner::Everybody => self.watch(index, now, events),
-            Owner::Client(_) | Owner::Call(_) => {}
+            Owner::Client(_) | Owner::Call(_) | Owner::Nobody => {}
         }
     }
 
@@ -609,8 +612,33 @@ impl Federation {
 
     /// Ends a session in order: the server is told.
     pub(super) fn end_session(&mut self, index: u16, key: UpKey, now: Millis, events: &mut Events) {
+        if self.abandon(index, key) {
+            return;
+        }
         self.servers[usize::from(index)].delete(key, now, events);
         self.drop_session(index, key, events);
+    }
+
+    /// A session that the server is about to open has no name yet by which it could be
+    /// ended; were its answer not waited for, the server would keep it. False if it can be
+    /// ended now.
+    fn abandon(&mut self, index: u16, key: UpKey) -> bool {
+        let server = &mut self.servers[usize::from(index)];
+        let streamable = matches!(&server.wire, Wire::Http(http) if !http.sse);
+        let Some(session) = server.sessions.session(key) else { return true };
+        let is_clients = matches!(session.owner, Owner::Client(_) | Owner::Call(_));
+        if !(streamable && is_clients && session.phase == Phase::Initializing) {
+            return false;
+        }
+        if let Owner::Client(client) = session.owner
+            && let Some(client) = self.clients.get_mut(&client)
+        {
+            client.sessions.retain(|own| *own != (index, key));
+        }
+        session.owner = Owner::Nobody;
+        session.waiting.clear();
+        session.notes.clear();
+        true
     }
 
     /// Forgets a session and stops whatever is under way on it.

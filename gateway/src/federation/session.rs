@@ -31,6 +31,8 @@ pub(super) enum Owner {
     Call(JobKey),
     /// The gateway, to read the server's lists.
     Catalog,
+    /// Nobody any more: it is ended as soon as the server has named it.
+    Nobody,
 }
 
 /// How far a session has come.

@@ -175,6 +175,7 @@ impl Federation {
     fn is_kept(&self, index: u16, owner: Owner) -> bool {
         match owner {
             Owner::Catalog | Owner::Call(_) => true,
+            Owner::Nobody => false,
             Owner::Everybody => !self.servers[usize::from(index)].watch.is_idle(),
             Owner::Client(client) => self
                 .clients
