@@ -130,6 +130,33 @@ fn assert_blamed(answer: &Value, evidence: &str) {
     assert!(message.starts_with("tool server plain") && message.contains(evidence), "{answer}");
 }
 
+/// A child was once ended and started again to be asked a second question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_server_is_asked_both_questions_by_one_child() {
+    let ground = Ground::on_shards(1, LEGACY, "", "");
+    ground.clients().await[0].wait_for_tool("plain__who", true).await;
+    assert_eq!(ground.gateway.log_tail().matches("started with").count(), 1);
+}
+
+/// The lists of such a server were once never read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_servers_that_ignore_the_first_question_or_die_of_it_are_found() {
+    for flag in ["--deaf", "--brittle"] {
+        let ground = Ground::on_shards(1, &[flag], "", "");
+        for client in ground.clients().await {
+            client.wait_for_tool("plain__who", true).await;
+            who(&client, 1).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_answers_nothing_is_given_up() {
+    let options = "protocol = \"legacy\"\nrequest_timeout_ms = 300\n";
+    let ground = Ground::on_shards(1, &["--deaf", "--modern"], options, "");
+    ground.until_logged("it did not answer initialize for 300 ms").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_session_has_a_child_of_its_own_until_it_is_deleted() {
     let ground = Ground::new(LEGACY, "", "");

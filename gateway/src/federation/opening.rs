@@ -24,6 +24,10 @@ use crate::metrics::{CallOutcome, ReadingResult, SessionFate};
 /// server asks is put to the client behind the call, who may lack it.
 const BRIDGE_CAPABILITIES: &[u8] = br#"{"sampling":{},"elicitation":{},"roots":{}}"#;
 
+/// A child that does not answer `server/discover` for so long is sent `initialize` too:
+/// older servers may ignore what comes before it.
+pub(super) const DISCOVER_PATIENCE_MS: u64 = 5_000;
+
 /// A new try to reach a server that did not answer waits so long, doubled each time.
 const RETRY_MS_MIN: u64 = 500;
 const RETRY_MS_MAX: u64 = 30_000;
@@ -64,9 +68,36 @@ impl Federation {
     pub(super) fn open_catalog_session(&mut self, index: u16, now: Millis, events: &mut Events) {
         let version = ProtocolVersion::LATEST_LEGACY;
         let shared = self.servers[usize::from(index)].is_one_child();
-        let capabilities = if shared { BRIDGE_CAPABILITIES } else { b"{}" };
+        let capabilities = catalog_capabilities(shared);
         let key = self.open(index, Owner::Catalog, version, capabilities, now, events);
         self.servers[usize::from(index)].catalog = Some(key);
+    }
+
+    /// The server does not know the newer era, or takes its time to say so.
+    pub(super) fn try_initialize(
+        &mut self,
+        index: u16,
+        key: UpKey,
+        now: Millis,
+        events: &mut Events,
+    ) {
+        let server = &mut self.servers[usize::from(index)];
+        let shared = server.is_one_child();
+        let Some(session) = server.sessions.session(key) else { return };
+        if session.link.is_none() {
+            if let Some(session) = self.drop_session(index, key, events) {
+                self.servers[usize::from(index)].parked.extend(session.waiting);
+            }
+            return self.open_catalog_session(index, now, events);
+        }
+        // The child goes on; it need not be started again.
+        if session.is_asked(Pending::Initialize) {
+            return;
+        }
+        let version = ProtocolVersion::LATEST_LEGACY;
+        session.version = version;
+        server.parked.append(&mut session.waiting);
+        self.initialize(index, key, version, catalog_capabilities(shared), now, events);
     }
 
     /// `params` of a request of our own to a modern server, with `members` before `_meta`.
@@ -97,6 +128,19 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let key = server.sessions.insert(owner, version, Phase::Initializing, now);
         self.start_streams(index, key, now, events);
+        self.initialize(index, key, version, capabilities, now, events);
+        key
+    }
+
+    fn initialize(
+        &mut self,
+        index: u16,
+        key: UpKey,
+        version: ProtocolVersion,
+        capabilities: &[u8],
+        now: Millis,
+        events: &mut Events,
+    ) {
         let mut params = b"{\"protocolVersion\":\"".to_vec();
         params.extend_from_slice(version.as_str().as_bytes());
         params.extend_from_slice(b"\",\"capabilities\":");
@@ -105,7 +149,6 @@ impl Federation {
         params.extend_from_slice(GATEWAY_INFO.as_bytes());
         params.push(b'}');
         self.request(index, key, Pending::Initialize, "initialize", &params, &[], now, events);
-        key
     }
 
     /// A stdio server's session has a child of its own, an HTTP+SSE server's a stream.
@@ -314,16 +357,16 @@ impl Federation {
                            upstream.protocol = \"modern\" asks for";
                 return self.server_failed(index, why, now, events);
             }
-            if let Some(session) = self.drop_session(index, key, events) {
-                self.servers[usize::from(index)].parked.extend(session.waiting);
-            }
-            return self.open_catalog_session(index, now, events);
+            return self.try_initialize(index, key, now, events);
         };
         let server = &mut self.servers[usize::from(index)];
         let mut waiting = Vec::new();
         if let Some(session) = server.sessions.session(key) {
             session.abilities = Abilities::read(capabilities.unwrap_or(b"{}"));
             session.phase = Phase::Ready;
+            session.version = version;
+            // It was slow to answer, and has been asked both.
+            session.forget(Pending::Initialize);
             waiting = std::mem::take(&mut session.waiting);
             // There is nothing in a modern session that its users could not share; and a
             // child that changes its lists must be the one whose lists are read.
@@ -361,6 +404,7 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let Some(session) = server.sessions.session(key) else { return };
         session.version = version;
+        session.forget(Pending::Discover);
         let capabilities = jsonrpc::member(result, "capabilities").unwrap_or(b"{}");
         session.abilities = Abilities::read(capabilities);
         session.phase = Phase::Confirming;
@@ -696,6 +740,12 @@ fn path_of_endpoint(text: &[u8], http: &HttpSettings) -> Option<Box<str>> {
     let base = http.path.split(['?', '#']).next()?;
     let directory = &base[..=base.rfind('/')?];
     Some(format!("{directory}{path}").into())
+}
+
+/// What the gateway says it can do in the session by which it reads lists. The one child
+/// of a shared server serves clients in that session too.
+fn catalog_capabilities(shared: bool) -> &'static [u8] {
+    if shared { BRIDGE_CAPABILITIES } else { b"{}" }
 }
 
 /// An object with one text member.

@@ -15,6 +15,7 @@ use super::job::{HELD_MESSAGES_MAX, JobKey, Waiter};
 use super::params::{ObjectWriter, meta_member};
 use super::server::{Exchange, Outgoing, Use, Wire, server_of};
 use super::session::{Owner, Pending, UpKey};
+use super::settings::Protocol;
 use super::{Federation, Resumption};
 use crate::metrics::CallOutcome;
 
@@ -463,6 +464,10 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let Wire::Stdio(pipes) = &mut server.wire else { return };
         let Some(key) = pipes.forget(link) else { return };
+        if !matches!(end, LinkEnd::Unreachable(_)) && self.died_of_discover(index, key) {
+            return self.try_initialize(index, key, now, events);
+        }
+        let server = &mut self.servers[usize::from(index)];
         let why = match end {
             LinkEnd::Closed => "its process has ended",
             LinkEnd::Unreachable(why) | LinkEnd::Broken(why) => why,
@@ -470,6 +475,16 @@ impl Federation {
         let before = server.counters.set_blame(CallOutcome::Unreachable);
         self.session_failed(index, key, why, now, events);
         self.servers[usize::from(index)].counters.set_blame(before);
+    }
+
+    /// True if all that a child was ever asked is what older servers do not know, and some
+    /// do not survive. It has a successor, which is not asked that.
+    fn died_of_discover(&mut self, index: u16, key: UpKey) -> bool {
+        let server = &mut self.servers[usize::from(index)];
+        let auto = server.settings.protocol == Protocol::Auto;
+        let Some(session) = server.sessions.session(key) else { return false };
+        session.link = None;
+        auto && session.is_asked(Pending::Discover) && !session.is_asked(Pending::Initialize)
     }
 
     /// The embedded server says something that belongs to the request `id`.
@@ -608,6 +623,8 @@ impl Federation {
             (Pending::Initialize, Outcome::Result) => {
                 self.initialized(index, key, body, now, events);
             }
+            // Of a server that was asked both; the other answer decides.
+            (Pending::Initialize, Outcome::Error(_)) if session.is_asked(Pending::Discover) => {}
             (Pending::Initialize, Outcome::Error(_)) => {
                 let why = format!("it refused initialize: {}", String::from_utf8_lossy(body));
                 self.session_failed(index, key, &why, now, events);

@@ -165,6 +165,16 @@ impl Session {
         self.next_id
     }
 
+    /// True if such a request is under way.
+    pub(super) fn is_asked(&self, pending: Pending) -> bool {
+        self.pending.values().any(|other| *other == pending)
+    }
+
+    /// Nobody waits for the answer to such a request any more.
+    pub(super) fn forget(&mut self, pending: Pending) {
+        self.pending.retain(|_, other| *other != pending);
+    }
+
     /// The one job under way, if there is exactly one: the only one that a message
     /// without any reference can belong to.
     pub(super) fn only_job(&self) -> Option<JobKey> {

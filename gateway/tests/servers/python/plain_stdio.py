@@ -3,6 +3,8 @@ started two hundred times, and odd enough to show what becomes of a bad child.
 
 --mark TEXT   is only there to be found among the processes of the machine
 --modern      speaks 2026-07-28 instead of sessions
+--deaf        says nothing to requests it does not know
+--brittle     ends at requests it does not know
 --stubborn    stays when it is asked to go: only SIGKILL ends it
 """
 
@@ -13,6 +15,8 @@ import sys
 
 MODERN = "--modern" in sys.argv
 STUBBORN = "--stubborn" in sys.argv
+DEAF = "--deaf" in sys.argv
+BRITTLE = "--brittle" in sys.argv
 VERSION = "2026-07-28"
 TOOLS = ["who", "crash", "wait", "ask", "noise", "progress", "huge", "garble"]
 
@@ -124,7 +128,10 @@ def take(message):
                else {"tools": tools})
     elif method == "tools/call":
         call(id, params)
-    else:
+    elif BRITTLE:
+        say("%s is too much" % method)
+        os._exit(4)
+    elif not DEAF:
         refuse(id, -32601, "no such method")
 
 
