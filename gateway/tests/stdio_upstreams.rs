@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use harness::client::{Client, next_message, until};
 use harness::gateway::{Gateway, Launch};
-use harness::mcp::{notification, text_of};
+use harness::mcp::text_of;
 use harness::wire::Wire;
 
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/python/plain_stdio.py");
@@ -292,22 +292,10 @@ async fn progress_questions_and_cancellation_travel_over_lines() {
                 let arguments = json!({ "label": label });
                 let waits = client.begin_call(20, "plain__wait", &arguments).await;
                 ground.until_logged(&format!("waits for {label}")).await;
-                cancel(&client, 20, waits).await;
+                client.cancel(20, waits).await;
                 ground.until_logged(&format!("cancelled {label}")).await;
             }
         }
-    }
-}
-
-async fn cancel(client: &Client, id: u64, wire: Wire) {
-    match client {
-        Client::Legacy(session) => {
-            let told = notification("notifications/cancelled", &json!({ "requestId": id }));
-            let mut other = Wire::connect(session.address).await.expect("connect");
-            let answer = session.ask(&mut other, &told).await.expect("an answer");
-            assert_eq!(answer.head.status, 202, "{answer:?}");
-        }
-        Client::Modern(_) => drop(wire),
     }
 }
 
