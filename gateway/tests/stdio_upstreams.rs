@@ -300,6 +300,41 @@ async fn progress_questions_and_cancellation_travel_over_lines() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_of_a_call_that_was_given_up_reaches_no_other() {
+    for flags in [LEGACY, MODERN] {
+        for options in ["", "sharing = \"shared\"\n"] {
+            // Modern clients share a child on each shard.
+            let ground = Ground::on_shards(1, flags, options, "");
+            for client in ground.clients().await {
+                client.wait_for_tool("plain__who", true).await;
+                let era = if matches!(client, Client::Modern(_)) { "modern" } else { "legacy" };
+                let begin = async |id, name: &str| {
+                    let label = format!("{era} {name}");
+                    let params = json!({
+                        "name": "plain__wait",
+                        "arguments": { "label": label },
+                        "_meta": { "progressToken": name },
+                    });
+                    let wire = client.begin(id, "tools/call", params).await;
+                    ground.until_logged(&format!("waits for {label}")).await;
+                    wire
+                };
+                let given_up = begin(1, "first").await;
+                let mut other = begin(2, "second").await;
+                // The child reports on it once more before it says so.
+                client.cancel(1, given_up).await;
+                ground.until_logged(&format!("cancelled {era} first")).await;
+                client.call(3, "plain__release", &json!({})).await;
+                let answer = other.answer().await.expect("an answer");
+                assert!(!answer.head.is_events(), "{flags:?}, {options:?}, {client:?}: {answer:?}");
+                let expected = format!("released {era} second");
+                assert_eq!(text_of(&answer.json()), Some(expected.as_str()), "{answer:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shared_child_answers_everybody() {
     let ground = Ground::new(LEGACY, "sharing = \"shared\"\n", "");
     let [legacy, modern] = ground.clients().await;

@@ -1,8 +1,8 @@
 //! What comes from tool servers, and whose it is.
 //!
 //! On HTTP a message belongs to the call on whose stream it comes. On a child's streams
-//! there is no such tie: progress is told by its token, and anything else belongs to the
-//! call under way if there is exactly one, else to the session.
+//! there is no such tie: progress belongs to the call that has its token, or to nobody, and
+//! anything else to the call under way if there is exactly one, else to the session.
 
 use shardgate_proto::clock::Millis;
 use shardgate_proto::http_client::{Content, ExchangeKey, Failure, FailureKind};
@@ -29,8 +29,10 @@ const EVIDENCE_BYTES_MAX: usize = 200;
 struct Source {
     server: u16,
     session: UpKey,
-    /// The job on whose stream it came.
+    /// The job on whose stream it came, or which is the only one under way.
     job: Option<JobKey>,
+    /// The job was guessed: all jobs of the session share one stream.
+    guessed: bool,
 }
 
 impl Federation {
@@ -513,11 +515,12 @@ impl Federation {
     ) {
         let limits = ScanLimits { depth_max: self.settings.json_depth_max, ..Default::default() };
         let server = &mut self.servers[usize::from(index)];
+        let guessed = exchange.is_none() || server.is_shared_stream();
         let job = match exchange {
-            Some(exchange) if !server.is_shared_stream() => self.job_of(index, exchange),
+            Some(exchange) if !guessed => self.job_of(index, exchange),
             Some(_) | None => server.sessions.session(key).and_then(|it| it.only_job()),
         };
-        let source = Source { server: index, session: key, job };
+        let source = Source { server: index, session: key, job, guessed };
         match jsonrpc::scan(text, &limits) {
             Ok(Message::Single(envelope)) => self.take_envelope(source, &envelope, now, events),
             // 2025-03-26 servers may answer in batches.
@@ -560,6 +563,7 @@ impl Federation {
         now: Millis,
         events: &mut Events,
     ) {
+        let source = self.named_by_token(source, envelope);
         if let Some(job) = source.job.and_then(|job| self.jobs.job(job)) {
             // A sign of life.
             let server = &self.servers[usize::from(source.server)];
@@ -727,11 +731,24 @@ impl Federation {
         }
     }
 
+    /// Progress names its job by a token, and that counts for more than a guess: servers
+    /// may go on to report on a call that was given up, when another is the only one.
+    fn named_by_token(&mut self, source: Source, envelope: &Envelope<'_>) -> Source {
+        let certain = source.job.is_some() && !source.guessed;
+        if certain || &*envelope.method() != "notifications/progress" {
+            return source;
+        }
+        let token = envelope.reported_progress_token().ok().flatten();
+        let job = token.and_then(|token| self.job_by_token(source, token.raw()));
+        Source { job, ..source }
+    }
+
     fn take_progress(&mut self, source: Source, envelope: &Envelope<'_>, events: &mut Events) {
         let token = envelope.reported_progress_token().ok().flatten();
-        let Some(token) = token else { return };
-        let job = source.job.or_else(|| self.job_by_token(source, token.raw()));
-        let Some(entry) = job.and_then(|job| self.jobs.job(job)) else { return };
+        if token.is_none() {
+            return;
+        }
+        let Some(entry) = source.job.and_then(|job| self.jobs.job(job)) else { return };
         let key = entry.key;
         match entry.progress_token.clone() {
             None => self.tell(key, envelope.text(), events),
@@ -745,15 +762,13 @@ impl Federation {
         }
     }
 
-    /// On a child's streams progress is told by its token alone.
+    /// The job under way to which this token was given.
     fn job_by_token(&mut self, source: Source, token: &[u8]) -> Option<JobKey> {
         let session = self.servers[usize::from(source.server)].sessions.session(source.session)?;
-        // Tokens of ours are request ids.
-        let own = std::str::from_utf8(token).ok().and_then(|token| token.parse::<u64>().ok());
-        if let Some(Pending::Job(job)) = own.and_then(|id| session.pending.get(&id).copied())
-            && !matches!(session.owner, Owner::Client(_))
-        {
-            return Some(job);
+        if !matches!(session.owner, Owner::Client(_)) {
+            // Tokens of ours are request ids.
+            let own = std::str::from_utf8(token).ok().and_then(|token| token.parse::<u64>().ok());
+            return own.and_then(|id| session.pending.get(&id)?.job());
         }
         session.jobs().into_iter().find(|job| {
             let params = self.jobs.job(*job).and_then(|job| job.params.as_deref());
