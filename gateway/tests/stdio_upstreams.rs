@@ -335,6 +335,26 @@ async fn progress_of_a_call_that_was_given_up_reaches_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_is_told_as_one_though_the_client_lacked_what_was_asked() {
+    let ground = Ground::on_shards(1, LEGACY, "", "");
+    let client = Client::Modern(ground.gateway.listen);
+    client.wait_for_tool("plain__who", true).await;
+    for touchy in [true, false] {
+        let params = json!({
+            "name": "plain__ask",
+            "arguments": { "touchy": touchy },
+            "_meta": { "io.modelcontextprotocol/clientCapabilities": {} },
+        });
+        let answer = client.ask(1, "tools/call", params).await;
+        if touchy {
+            assert_blamed(&answer, "exited with code 3");
+        } else {
+            assert_eq!(text_of(&answer), Some("Hello, nobody!"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shared_child_answers_everybody() {
     let ground = Ground::new(LEGACY, "sharing = \"shared\"\n", "");
     let [legacy, modern] = ground.clients().await;

@@ -248,7 +248,13 @@ impl Federation {
         events: &mut Events,
     ) {
         let Some(job) = self.jobs.job(key) else { return };
-        job.lacking = Some(wanted);
+        // Roots are a session's and asked for at its beginning. Where nothing ties a question
+        // to a call, they are no reason for what becomes of the call.
+        let of_session =
+            wanted == "roots" && self.servers[usize::from(job.server)].is_shared_stream();
+        if !of_session {
+            job.lacking = Some(wanted);
+        }
         let (index, place) = (job.server, job.place);
         if let Some(place) = place {
             let why = format!("the client behind this call did not declare {wanted}");
