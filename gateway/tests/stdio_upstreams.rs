@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use harness::client::{Client, next_message, until};
 use harness::gateway::{Gateway, Launch};
 use harness::mcp::text_of;
+use harness::servers::signal;
 use harness::wire::Wire;
 
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/python/plain_stdio.py");
@@ -352,6 +353,34 @@ async fn a_crash_is_told_as_one_though_the_client_lacked_what_was_asked() {
             assert_eq!(text_of(&answer), Some("Hello, nobody!"), "{answer}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_stay_while_the_session_opens_by_which_they_are_read() {
+    let directory = tempfile::tempdir().expect("a directory for the file");
+    let hold = directory.path().join("hold");
+    let ground = Ground::new(&["--hold", hold.to_str().expect("UTF-8")], "", "");
+    let rest = ground.children_at_rest().await;
+    let client = Client::legacy(ground.gateway.listen).await;
+    let own = who(&client, 1).await;
+    fs::write(&hold, "").expect("hold the next child");
+    for pid in &rest {
+        signal(*pid, "KILL");
+    }
+    ground
+        .until_children("another child begins", |all| all.len() == 2 && !all.is_superset(&rest))
+        .await;
+    // Another session's child says that its lists have changed, more than once.
+    for _ in 0..100 {
+        client.call(2, "plain__change", &json!({})).await;
+        let names = client.tool_names().await;
+        assert!(names.iter().any(|name| name == "plain__who"), "nothing is listed: {names:?}");
+    }
+    let listed = || ground.gateway.log_tail().matches("upstream_listed").count();
+    let before = listed();
+    fs::remove_file(&hold).expect("let the child go on");
+    until("the lists are read again", async || (listed() > before).then_some(())).await;
+    assert_eq!(who(&client, 3).await, own);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

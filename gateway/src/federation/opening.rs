@@ -444,10 +444,11 @@ impl Federation {
         for job in waiting {
             self.send_job(job, key, now, events);
         }
-        match owner {
-            Owner::Catalog => self.read_lists(index, now, events),
-            Owner::Everybody => self.watch(index, now, events),
-            Owner::Client(_) | Owner::Call(_) | Owner::Nobody => {}
+        if owner == Owner::Everybody {
+            self.watch(index, now, events);
+        }
+        if self.servers[usize::from(index)].catalog == Some(key) {
+            self.read_lists(index, now, events);
         }
     }
 

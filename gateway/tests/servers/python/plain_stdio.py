@@ -6,19 +6,22 @@ started two hundred times, and odd enough to show what becomes of a bad child.
 --deaf        says nothing to requests it does not know
 --brittle     ends at requests it does not know
 --stubborn    stays when it is asked to go: only SIGKILL ends it
+--hold FILE   does not answer `initialize` while there is such a file
 """
 
 import json
 import os
 import signal
 import sys
+import time
 
 MODERN = "--modern" in sys.argv
 STUBBORN = "--stubborn" in sys.argv
 DEAF = "--deaf" in sys.argv
 BRITTLE = "--brittle" in sys.argv
+HOLD = sys.argv[sys.argv.index("--hold") + 1] if "--hold" in sys.argv else None
 VERSION = "2026-07-28"
-TOOLS = ["who", "crash", "wait", "release", "ask", "noise", "progress", "huge", "garble"]
+TOOLS = ["who", "crash", "wait", "release", "ask", "noise", "progress", "huge", "garble", "change"]
 
 # Calls that wait: request id to the label they are known by.
 waiting = {}
@@ -121,6 +124,9 @@ def call(id, params):
         text(id, "three steps")
     elif name == "huge":
         text(id, "x" * params["arguments"]["bytes"])
+    elif name == "change":
+        send({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+        text(id, "changed nothing")
     elif name == "garble":
         # Half a message, and the rest of it never.
         sys.stdout.write('{"jsonrpc":"2.0","id":%s,"result":{"content":[' % json.dumps(id))
@@ -144,6 +150,8 @@ def take(message):
     elif id is None:
         pass
     elif method == "initialize" and not MODERN:
+        while HOLD and os.path.exists(HOLD):
+            time.sleep(0.01)
         answer(id, {
             "protocolVersion": params["protocolVersion"],
             "capabilities": {"tools": {}},
