@@ -33,6 +33,7 @@ mod server;
 mod session;
 mod settings;
 mod siblings;
+mod standing;
 mod stdio;
 mod sweeping;
 mod tasks;

@@ -17,6 +17,7 @@ use super::params::{self, ModernContext};
 use super::server::{Outgoing, Use, Wire};
 use super::session::{Abilities, Owner, Pending, Phase, Session, UpKey};
 use super::settings::{HttpSettings, Protocol, Transport, WireSettings};
+use super::standing::STREAM_ANSWER_MS;
 use super::{Federation, GATEWAY_INFO};
 use crate::metrics::{CallOutcome, ReadingResult, SessionFate};
 
@@ -30,7 +31,7 @@ pub(super) const DISCOVER_PATIENCE_MS: u64 = 5_000;
 
 /// A new try to reach a server that did not answer waits so long, doubled each time.
 const RETRY_MS_MIN: u64 = 500;
-const RETRY_MS_MAX: u64 = 30_000;
+pub(super) const RETRY_MS_MAX: u64 = 30_000;
 
 impl Federation {
     /// Finds out what a server speaks, unless that is under way.
@@ -425,17 +426,36 @@ impl Federation {
         }
     }
 
-    /// A session may be used: what waited for it is sent.
+    /// A session is open. Its calls go out once its standing stream is there.
     pub(super) fn ready(&mut self, index: u16, key: UpKey, now: Millis, events: &mut Events) {
         let server = &mut self.servers[usize::from(index)];
         let Some(session) = server.sessions.session(key) else { return };
-        session.phase = Phase::Ready;
+        session.phase = Phase::Listening(now + STREAM_ANSWER_MS);
+        let version = session.version;
         server.counters.session(SessionFate::Opened);
-        let (owner, version) = (session.owner, session.version);
-        let waiting = std::mem::take(&mut session.waiting);
-        let notes = std::mem::take(&mut session.notes);
         self.answered(index, version, now, events);
         self.open_standing(index, key, now, events);
+        if self.awaits_stream(index, key) {
+            self.look_by(now + STREAM_ANSWER_MS);
+        } else {
+            self.send_waiting(index, key, now, events);
+        }
+    }
+
+    /// A session may be used: what waited for it is sent.
+    pub(super) fn send_waiting(
+        &mut self,
+        index: u16,
+        key: UpKey,
+        now: Millis,
+        events: &mut Events,
+    ) {
+        let server = &mut self.servers[usize::from(index)];
+        let Some(session) = server.sessions.session(key) else { return };
+        session.phase = Phase::Ready;
+        let owner = session.owner;
+        let waiting = std::mem::take(&mut session.waiting);
+        let notes = std::mem::take(&mut session.notes);
         self.restore(index, key, owner, now, events);
         for note in notes {
             let server = &mut self.servers[usize::from(index)];
@@ -449,36 +469,6 @@ impl Federation {
         }
         if self.servers[usize::from(index)].catalog == Some(key) {
             self.read_lists(index, now, events);
-        }
-    }
-
-    /// The stream for what belongs to no call (MCP 2025-11-25, transports: "The client MAY
-    /// issue an HTTP GET").
-    pub(super) fn open_standing(
-        &mut self,
-        index: u16,
-        key: UpKey,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let server = &mut self.servers[usize::from(index)];
-        let Some(session) = server.sessions.session(key) else { return };
-        session.standing_retry_at = None;
-        if session.standing.is_some()
-            || !server.settings.standing_stream
-            || session.version.era() == Era::Modern
-        {
-            return;
-        }
-        let last = std::mem::take(&mut session.standing_last_id);
-        // A pool without room is no reason to fail a session: the stream is tried again.
-        let opened = server.listen(key, Use::Standing, &last, now, events);
-        if let Some(session) = server.sessions.session(key) {
-            session.standing_last_id = last;
-            match opened {
-                Ok(exchange) => session.standing = exchange,
-                Err(_) => session.standing_retry_at = Some(now + RETRY_MS_MAX),
-            }
         }
     }
 

@@ -20,7 +20,7 @@ use super::{Federation, Resumption};
 use crate::metrics::CallOutcome;
 
 /// The pause before a broken stream is resumed, where the server names none.
-const RESUME_MS: u64 = 1_000;
+pub(super) const RESUME_MS: u64 = 1_000;
 /// What is shown of an answer that makes no sense.
 const EVIDENCE_BYTES_MAX: usize = 200;
 
@@ -111,9 +111,12 @@ impl Federation {
         {
             session.id = Some(id.clone());
         }
-        // MCP 2025-11-25, transports: 404 says that the server has ended the session.
+        let awaited = self.is_awaited(index, exchange);
+        let server = &mut self.servers[usize::from(index)];
+        // MCP 2025-11-25, transports: 404 says that the server has ended the session. Of one
+        // that has just been opened it says that there is nothing at all to GET.
         let has_id = server.sessions.session(exchange.session).is_some_and(|s| s.id.is_some());
-        if head.status == 404 && has_id && exchange.purpose != Use::End {
+        if head.status == 404 && has_id && exchange.purpose != Use::End && !awaited {
             // Whoever only wants the rest of a stream has been served before.
             let is_request = matches!(exchange.purpose, Use::Request(_));
             let finder = self.job_of(index, exchange).filter(|_| is_request);
@@ -134,6 +137,9 @@ impl Federation {
                        something that is no MCP server";
             self.servers[usize::from(index)].abort(key, events);
             self.exchange_refused(index, exchange, why, now, events);
+        }
+        if awaited {
+            self.send_waiting(index, exchange.session, now, events);
         }
     }
 
@@ -399,34 +405,6 @@ impl Federation {
         // What is slow is not made faster by asking for it twice, nor what is wrong right.
         let again = broke && self.jobs.job(job).is_some_and(|job| job.repeatable);
         (unsent || again) && self.resend(job, now, events)
-    }
-
-    fn standing_ended(
-        &mut self,
-        index: u16,
-        exchange: Exchange,
-        last: &[u8],
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let server = &mut self.servers[usize::from(index)];
-        if server.is_shared_stream() {
-            let why = match exchange.status {
-                200 => "the stream on which it answers has ended".to_owned(),
-                status => format!("it answered HTTP {status} to the request for its stream"),
-            };
-            return self.session_failed(index, exchange.session, &why, now, events);
-        }
-        let Some(session) = server.sessions.session(exchange.session) else { return };
-        session.standing = None;
-        if !last.is_empty() {
-            session.standing_last_id = last.into();
-        }
-        // 405 says that the server has no such stream.
-        if (200..300).contains(&exchange.status) {
-            let pause = exchange.retry_ms.unwrap_or(RESUME_MS).max(RESUME_MS);
-            session.standing_retry_at = Some(now + pause);
-        }
     }
 
     /// A child's streams have brought bytes.

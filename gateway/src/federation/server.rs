@@ -161,6 +161,8 @@ pub(super) struct Server {
     pub(super) in_flight: usize,
     /// The session all modern clients share, or all clients of a modern server.
     pub(super) everybody: Option<UpKey>,
+    /// It has once let a session's request for a stream wait for too long.
+    pub(super) answers_streams_late: bool,
     /// The session by which its lists are read.
     pub(super) catalog: Option<UpKey>,
     /// Jobs that wait until it is known what it speaks.
@@ -199,6 +201,7 @@ impl Server {
             breaker: Breaker::new(settings.breaker),
             in_flight: 0,
             everybody: None,
+            answers_streams_late: false,
             catalog: None,
             parked: Vec::new(),
             reading: Reading::default(),

@@ -42,6 +42,8 @@ pub(super) enum Phase {
     Initializing,
     /// `notifications/initialized` is under way.
     Confirming,
+    /// The standing stream is asked for: requests wait until that is answered, or until then.
+    Listening(Millis),
     /// Requests may be sent.
     Ready,
 }

@@ -131,6 +131,7 @@ impl Federation {
     }
 
     fn look_at_server(&mut self, index: u16, now: Millis, events: &mut Events) {
+        self.stop_awaiting_streams(index, now, events);
         let home = self.home(index) == self.settings.shard;
         let server = &mut self.servers[usize::from(index)];
         if server.leaving.is_some() {
