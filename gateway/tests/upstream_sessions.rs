@@ -12,7 +12,7 @@ use harness::client::Client;
 use harness::gateway::{Gateway, Launch};
 use harness::mcp::text_of;
 use harness::rogue_server::{SeenRequest, empty_response};
-use harness::scripted_server::{Asked, ScriptedServer, Step, begin_stream, tool};
+use harness::scripted_server::{Asked, ScriptedServer, Step, begin_stream, send_json, tool};
 
 /// Sessions of one test, so that an order which is only luck shows.
 const CLIENTS: u64 = 8;
@@ -78,5 +78,18 @@ async fn a_server_that_knows_no_get_at_all_keeps_its_sessions() {
         assert_calls_work(&client).await;
     }
     // One for the legacy client, one for all modern ones, one for the gateway itself.
+    assert_eq!(server.count("initialize"), 3, "sessions were opened anew: {:#?}", server.seen());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_answers_notifications_is_used() {
+    let answer = json!({ "jsonrpc": "2.0", "result": {} });
+    let (server, gateway) = ground(move |asked| {
+        (asked.method() == "notifications/initialized").then(|| vec![send_json(&answer)])
+    })
+    .await;
+    for client in Client::of_both_eras(gateway.listen).await {
+        assert_calls_work(&client).await;
+    }
     assert_eq!(server.count("initialize"), 3, "sessions were opened anew: {:#?}", server.seen());
 }

@@ -524,9 +524,10 @@ impl Federation {
     ) {
         let shown = String::from_utf8_lossy(&text[..text.len().min(EVIDENCE_BYTES_MAX)]);
         let why = format!("it sent something that is no JSON-RPC message ({fault}): {shown}");
-        match exchange {
+        match exchange.filter(|exchange| exchange.purpose.has_answer()) {
             Some(exchange) => self.exchange_refused(source.server, exchange, &why, now, events),
-            // Children print what they like; a line that is no message is only noted.
+            // Children print what they like, and some servers answer even notifications;
+            // what is no message is only noted.
             None => {
                 let name = self.servers[usize::from(source.server)].name();
                 tracing::warn!(event = "upstream_noise", upstream = name, why);

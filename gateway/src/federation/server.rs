@@ -48,6 +48,17 @@ pub(super) enum Use {
     End,
 }
 
+impl Use {
+    /// Whether messages come back: MCP 2025-11-25, transports, wants 202 "with no body" for
+    /// what is no request.
+    pub(super) fn has_answer(self) -> bool {
+        match self {
+            Use::Request(_) | Use::Standing | Use::Resumption(_) => true,
+            Use::Note | Use::Confirmation | Use::End => false,
+        }
+    }
+}
+
 /// An HTTP exchange under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange {
