@@ -6,13 +6,15 @@ mod harness;
 
 use std::collections::HashMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use harness::client::Client;
 use harness::gateway::{Gateway, Launch};
-use harness::mcp::text_of;
-use harness::rogue_server::{SeenRequest, empty_response};
-use harness::scripted_server::{Asked, ScriptedServer, Step, begin_stream, send_json, tool};
+use harness::mcp::{MODERN, text_of};
+use harness::rogue_server::{SeenRequest, empty_response, json_response};
+use harness::scripted_server::{
+    Asked, ScriptedServer, Step, begin_stream, done, error, result, send_json, tool,
+};
 
 /// Sessions of one test, so that an order which is only luck shows.
 const CLIENTS: u64 = 8;
@@ -92,4 +94,50 @@ async fn a_server_that_answers_notifications_is_used() {
         assert_calls_work(&client).await;
     }
     assert_eq!(server.count("initialize"), 3, "sessions were opened anew: {:#?}", server.seen());
+}
+
+/// -32022, though what is supported is what was asked for.
+fn refuse_version(asked: &Asked<'_>) -> Vec<Step> {
+    let mut refusal = error(asked.id(), -32022, "Unsupported protocol version");
+    refusal["error"]["data"] = json!({ "supported": [MODERN], "requested": MODERN });
+    vec![Step::Send(json_response(400, "", &refusal))]
+}
+
+/// What a modern server answers.
+fn answer_modern(asked: &Asked<'_>) -> Option<Vec<Step>> {
+    let members = |name: &str, value: Value| {
+        json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", name: value,
+                "capabilities": { "tools": {} } })
+    };
+    let answer = match asked.method() {
+        "server/discover" => result(asked.id(), &members("supportedVersions", json!([MODERN]))),
+        "tools/list" => result(asked.id(), &members("tools", json!([tool("act", false)]))),
+        "tools/call" => done(asked.id()),
+        _ => return None,
+    };
+    Some(vec![send_json(&answer)])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_a_server_refuses_and_names_is_asked_for_again() {
+    let (server, gateway) = ground(|asked| {
+        let first = asked.method() == "server/discover" && asked.number == 1;
+        if first { Some(refuse_version(asked)) } else { answer_modern(asked) }
+    })
+    .await;
+    for client in Client::of_both_eras(gateway.listen).await {
+        assert_calls_work(&client).await;
+    }
+    assert_eq!(server.count("server/discover"), 2);
+    assert_eq!(server.count("initialize"), 0, "a modern server was asked for a session");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_a_server_refuses_again_is_given_up() {
+    let (server, gateway) =
+        ground(|asked| (asked.method() == "server/discover").then(|| refuse_version(asked))).await;
+    for client in Client::of_both_eras(gateway.listen).await {
+        assert_calls_work(&client).await;
+    }
+    assert_eq!(server.count("server/discover"), 2);
 }

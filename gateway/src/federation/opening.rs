@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use shardgate_proto::clock::Millis;
 use shardgate_proto::jsonrpc;
+use shardgate_proto::mcp::modern;
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 use shardgate_proto::upstream::{Events, SessionKey};
 
@@ -51,19 +52,15 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let key = server.sessions.insert(Owner::Catalog, version, Phase::Initializing, now);
         server.catalog = Some(key);
-        let params = self.modern_params(&[]);
-        let fields = [(Cow::Borrowed("Mcp-Method"), "server/discover".to_owned())];
         self.start_streams(index, key, now, events);
-        self.request(
-            index,
-            key,
-            Pending::Discover,
-            "server/discover",
-            &params,
-            &fields,
-            now,
-            events,
-        );
+        self.ask_what_it_is(index, key, now, events);
+    }
+
+    fn ask_what_it_is(&mut self, index: u16, key: UpKey, now: Millis, events: &mut Events) {
+        let params = self.modern_params(&[]);
+        let method = "server/discover";
+        let fields = [(Cow::Borrowed("Mcp-Method"), method.to_owned())];
+        self.request(index, key, Pending::Discover, method, &params, &fields, now, events);
     }
 
     pub(super) fn open_catalog_session(&mut self, index: u16, now: Millis, events: &mut Events) {
@@ -336,6 +333,32 @@ impl Federation {
         server.sessions.session(key)?.owner = Owner::Everybody;
         server.everybody = Some(key);
         Some(key)
+    }
+
+    /// The server has refused `server/discover`, with this error object.
+    pub(super) fn discover_refused(
+        &mut self,
+        index: u16,
+        key: UpKey,
+        (code, body): (i32, &[u8]),
+        now: Millis,
+        events: &mut Events,
+    ) {
+        // MCP 2026-07-28, UnsupportedProtocolVersionError: "The client should choose a mutually
+        // supported version from this list and retry." Only one is, so only once.
+        let refused = code == modern::UNSUPPORTED_VERSION;
+        let supported = jsonrpc::member(body, "data")
+            .and_then(|data| jsonrpc::member(data, "supported"))
+            .unwrap_or_default();
+        let names_ours = names(supported, ProtocolVersion::V2026_07_28.as_str());
+        if refused
+            && names_ours
+            && let Some(session) = self.servers[usize::from(index)].sessions.session(key)
+            && !std::mem::replace(&mut session.has_asked_again, true)
+        {
+            return self.ask_what_it_is(index, key, now, events);
+        }
+        self.discovered(index, key, None, now, events);
     }
 
     /// The answer to `server/discover`.

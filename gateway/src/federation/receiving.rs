@@ -600,8 +600,8 @@ impl Federation {
             (Pending::Discover, Outcome::Result) => {
                 self.discovered(index, key, Some(body), now, events);
             }
-            (Pending::Discover, Outcome::Error(_)) => {
-                self.discovered(index, key, None, now, events);
+            (Pending::Discover, Outcome::Error(code)) => {
+                self.discover_refused(index, key, (code, body), now, events);
             }
             (Pending::Initialize, Outcome::Result) => {
                 self.initialized(index, key, body, now, events);

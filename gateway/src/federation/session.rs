@@ -135,6 +135,8 @@ pub(super) struct Session {
     pub(super) owner: Owner,
     pub(super) version: ProtocolVersion,
     pub(super) phase: Phase,
+    /// `server/discover` was sent once more.
+    pub(super) has_asked_again: bool,
     /// `Mcp-Session-Id`; a server may do without.
     pub(super) id: Option<Box<str>>,
     pub(super) abilities: Abilities,
@@ -213,6 +215,7 @@ impl Sessions {
             owner,
             version,
             phase,
+            has_asked_again: false,
             id: None,
             abilities: Abilities::default(),
             pending: HashMap::new(),
