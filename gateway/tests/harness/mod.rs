@@ -6,8 +6,8 @@
 //! [`mcp`] writes the requests, [`cutter`] breaks connections at a chosen
 //! moment, [`bad_input`] tries
 //! bad requests, [`tools`] installs the real clients and servers, [`script`] runs
-//! the clients and [`servers`] the servers, [`suite`] runs the official conformance
-//! suite and [`metrics`] reads the gateway's own figures. Behind a gateway stand the
+//! the clients and [`servers`] the servers, [`suite`] and [`client_suite`] run the official
+//! conformance suite and [`metrics`] reads the gateway's own figures. Behind a gateway stand the
 //! [`rogue_server`] and the [`scripted_server`]; [`client`] calls through it in both eras,
 //! and a [`record`] tells what a real server received.
 //!
@@ -16,6 +16,7 @@
 
 pub(crate) mod bad_input;
 pub(crate) mod client;
+pub(crate) mod client_suite;
 pub(crate) mod cutter;
 pub(crate) mod gateway;
 pub(crate) mod mcp;
