@@ -9,8 +9,8 @@ use shardgate_proto::mcp::version::Era;
 use shardgate_proto::upstream::Events;
 
 use super::Federation;
-use super::opening::RETRY_MS_MAX;
-use super::receiving::RESUME_MS;
+use super::ending::RETRY_MS_MAX;
+use super::exchanges::RESUME_MS;
 use super::server::{Exchange, Use};
 use super::session::{Phase, UpKey};
 
