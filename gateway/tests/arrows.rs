@@ -7,8 +7,9 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may depend on inside the workspace, for use and for tests alike.
-const ARROWS: [(&str, &[&str]); 3] = [
+const ARROWS: [(&str, &[&str]); 4] = [
     ("shardgate", &["shardgate-proto", "shardgate-shard"]),
+    ("shardgate-bench", &["shardgate-proto", "shardgate-shard"]),
     ("shardgate-proto", &[]),
     ("shardgate-shard", &[]),
 ];

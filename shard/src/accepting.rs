@@ -444,7 +444,7 @@ mod tests {
         // Nothing more can be opened: all connects share the ring with the accept.
         state.rings_max = 1;
         let mut connects = 0;
-        while state.begin_connect(address).is_ok() {
+        while state.begin_connect(None, address).is_ok() {
             connects += 1;
             let room = state.room_for_accepts(0);
             let multi = state.acceptors[0].multi.unwrap();
@@ -464,7 +464,7 @@ mod tests {
         state.plan_accepts();
         state.rings_max = 1;
         // The queue takes 8 entries, so nearly all of these and a cancel would wait.
-        let begun = (0..).take_while(|_| state.begin_connect(address).is_ok()).count();
+        let begun = (0..).take_while(|_| state.begin_connect(None, address).is_ok()).count();
         assert_eq!(state.room_for_accepts(0), state.accept_margin);
         assert_eq!(begun as u32, 31 - state.accept_margin);
         assert!(!state.acceptors[0].multi.unwrap().cancelled);

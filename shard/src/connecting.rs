@@ -1,8 +1,8 @@
 //! Outgoing connections: from the service's wish to a socket that stands.
 //!
 //! Steps: an entry of the connection table and a slot's place are taken at once; the ring
-//! makes the socket in a free slot, sets TCP_NODELAY, and connects it. From then on the
-//! connection is like an accepted one, but that it came by no listener and stays here.
+//! makes the socket in a free slot, sets TCP_NODELAY, binds it to an address of this host if
+//! one was named, and connects it. From then on the connection is like an accepted one, but that it came by no listener and stays here.
 //!
 //! Invariants: [`Flags::CONNECTING`] is set from the wish until the last of these steps
 //! has completed, and as long an address is kept for the connection; until then nothing is
@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, SockAddr};
 
@@ -22,7 +22,14 @@ use crate::service::CloseReason;
 use crate::shard_state::ShardState;
 
 /// The addresses the kernel may still read. Boxed, as they must not move meanwhile.
-pub(crate) type Addresses = HashMap<ConnId, Box<SockAddr>>;
+pub(crate) type Addresses = HashMap<ConnId, Box<Ends>>;
+
+/// The two ends of an outgoing connection.
+pub(crate) struct Ends {
+    /// The address of this host, without a port; the kernel chooses if there is none.
+    from: Option<SockAddr>,
+    to: SockAddr,
+}
 
 /// Why no outgoing connection was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +69,11 @@ pub enum ConnectRefused {
 
 impl<M> ShardState<M> {
     /// Takes an entry and a slot and asks the kernel for a socket.
-    pub(crate) fn begin_connect(&mut self, address: SocketAddr) -> Result<ConnId, ConnectRefused> {
+    pub(crate) fn begin_connect(
+        &mut self,
+        from: Option<IpAddr>,
+        address: SocketAddr,
+    ) -> Result<ConnId, ConnectRefused> {
         let shard = self.shard;
         if self.ending {
             return Err(ConnectRefused::Ending { shard });
@@ -84,12 +95,13 @@ impl<M> ShardState<M> {
         self.rings[ring].slots_used += 1;
         // Before the socket takes its slot: these accepts relied on it.
         self.end_crowded_accepts();
-        self.connecting.insert(conn, Box::new(SockAddr::from(address)));
+        let from = from.map(|address| SockAddr::from(SocketAddr::new(address, 0)));
+        self.connecting.insert(conn, Box::new(Ends { from, to: SockAddr::from(address) }));
         self.rings[ring].socket(Domain::for_address(address), Operation::of(Kind::Socket, conn));
         Ok(conn)
     }
 
-    /// A socket was made in slot `result`, or could not be: connects it.
+    /// A socket was made in slot `result`, or could not be: binds or connects it.
     pub(crate) fn socket_made(&mut self, conn: ConnId, result: i32) {
         let Some(connection) = self.table.find_mut(conn) else {
             debug_assert!(false, "a socket for {conn:?}, which was given back");
@@ -106,14 +118,35 @@ impl<M> ShardState<M> {
             return;
         }
         let ring = &mut self.rings[usize::from(connection.ring)];
-        let address = self.connecting.get(&conn).expect("kept until the connect has completed");
+        let ends = self.connecting.get(&conn).expect("kept until the connect has completed");
         // An option the kernel refuses makes the connection slower, not wrong.
         ring.set_nodelay(slot, Operation::other(Kind::Ignored, 0));
-        let address: *const SockAddr = &raw const **address;
+        let Some(from) = &ends.from else { return self.connect_socket(conn) };
+        ring.set_late_port(slot, Operation::other(Kind::Ignored, 0));
+        let from: *const SockAddr = &raw const *from;
+        // SAFETY: as in `connect_socket`.
+        unsafe { ring.bind(slot, from, Operation::of(Kind::Bind, conn)) }
+    }
+
+    /// The socket has an address of its own, or could not have it: connects it.
+    pub(crate) fn socket_bound(&mut self, conn: ConnId, result: i32) {
+        let gone = self.table.find(conn).is_some_and(|found| found.flags.any(Flags::TEARDOWN));
+        if result < 0 || gone {
+            let errno = if result < 0 { -result } else { libc::ECANCELED };
+            return self.connect_failed(conn, errno);
+        }
+        self.connect_socket(conn);
+    }
+
+    fn connect_socket(&mut self, conn: ConnId) {
+        let Some(connection) = self.table.find(conn) else { return };
+        let ring = &mut self.rings[usize::from(connection.ring)];
+        let ends = self.connecting.get(&conn).expect("kept until the connect has completed");
+        let to: *const SockAddr = &raw const ends.to;
         // SAFETY: the address is boxed and dropped only in `connect_ended`, when the
         // operation has completed; if the shard ends before, `Drop` ends all operations
         // first.
-        unsafe { ring.connect(slot, address, Operation::of(Kind::Connect, conn)) }
+        unsafe { ring.connect(connection.slot, to, Operation::of(Kind::Connect, conn)) }
     }
 
     /// A connect has completed with the kernel's result. True if the connection stands

@@ -302,13 +302,39 @@ impl DataRing {
     /// Has the socket send at once what it is given. What is sent is whole, so there is
     /// nothing to wait for.
     pub(crate) fn set_nodelay(&mut self, slot: u32, operation: Operation) {
+        self.switch_on(slot, libc::IPPROTO_TCP, libc::TCP_NODELAY, operation);
+    }
+
+    /// Has the kernel choose the port of a bound socket when it connects, by both ends: so
+    /// the ports of one address are used once per peer, not once.
+    pub(crate) fn set_late_port(&mut self, slot: u32, operation: Operation) {
+        self.switch_on(slot, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, operation);
+    }
+
+    fn switch_on(&mut self, slot: u32, level: i32, name: i32, operation: Operation) {
         static ON: libc::c_int = 1;
         let (value, bytes) = ((&raw const ON).cast(), size_of_val(&ON) as u32);
-        let (level, name) = (libc::IPPROTO_TCP as u32, libc::TCP_NODELAY as u32);
+        let (level, name) = (level as u32, name as u32);
         let entry = opcode::SetSockOpt::new(Fixed(slot), level, name, value, bytes).build();
         let quiet = operation.kind == Kind::Ignored;
         let flags = if quiet { squeue::Flags::SKIP_SUCCESS } else { squeue::Flags::empty() };
         self.push(entry.flags(flags), operation);
+    }
+
+    /// Gives the socket in a slot its own address (kernel 6.11).
+    ///
+    /// # Safety
+    /// `address` must stay where it is until the completion has come or the ring was
+    /// dropped.
+    pub(crate) unsafe fn bind(
+        &mut self,
+        slot: u32,
+        address: *const SockAddr,
+        operation: Operation,
+    ) {
+        // SAFETY: the caller promises that the address is there.
+        let (start, bytes) = unsafe { ((*address).as_ptr(), (*address).len()) };
+        self.push(opcode::Bind::new(Fixed(slot), start.cast(), bytes).build(), operation);
     }
 
     /// Connects the socket in a slot.

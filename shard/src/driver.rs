@@ -83,7 +83,7 @@ impl<S: Service> Driver<S> {
         if self.state.counters.turns == 1 {
             self.service.handle_start(&mut Io { state: &mut self.state });
         }
-        let mut worked = self.has_pending();
+        let mut worked = self.has_pending() | self.state.take_due_turn();
         self.tell_deferred();
         worked |= self.handle_messages();
         for ring in 0..self.state.rings.len() {
@@ -108,7 +108,7 @@ impl<S: Service> Driver<S> {
     /// Waits for the next thing to do in the first ring: cheap, but it blocks the
     /// executor, so it takes [`WAIT_NS_MAX`] at most. False if nothing has come.
     pub(crate) fn wait(&mut self) -> io::Result<bool> {
-        if self.has_pending() {
+        if self.has_pending() || self.state.awake_from_ns() <= self.state.now_ns {
             return Ok(true);
         }
         if self.sleep_tries > 0 {
@@ -117,6 +117,7 @@ impl<S: Service> Driver<S> {
         }
         let state = &mut self.state;
         let deadline_ns = state.next_deadline_ms().saturating_mul(1_000_000);
+        let deadline_ns = deadline_ns.min(state.awake_from_ns());
         let limit_ns = deadline_ns.saturating_sub(state.now_ns).min(WAIT_NS_MAX);
         if !state.bell_armed {
             state.watch_bell(true);
@@ -285,6 +286,7 @@ impl<S: Service> Driver<S> {
                 }
             }
             Kind::Socket => self.state.socket_made(conn, result),
+            Kind::Bind => self.state.socket_bound(conn, result),
             Kind::Connect => {
                 if self.state.connect_completed(conn, result) {
                     self.tell_one(conn, |service, io| service.handle_connected(io, conn));

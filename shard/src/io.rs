@@ -1,6 +1,6 @@
 //! What a service may do to its shard while a callback runs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::RuntimeConfig;
 use crate::connecting::ConnectRefused;
@@ -82,7 +82,22 @@ impl<M> Io<'_, M> {
     /// # Errors
     /// [`ConnectRefused`] if the shard has no place for the connection; nothing follows then.
     pub fn connect(&mut self, address: SocketAddr) -> Result<ConnId, ConnectRefused> {
-        self.state.begin_connect(address)
+        self.state.begin_connect(None, address)
+    }
+
+    /// As [`Io::connect`], from `source`, an address of this host: with several of them one
+    /// process can hold more connections to one server than there are ports. Needs kernel
+    /// 6.11; before it, and if the address is not this host's, the connection ends with
+    /// [`CloseReason::ConnectFailed`].
+    ///
+    /// # Errors
+    /// As [`Io::connect`].
+    pub fn connect_from(
+        &mut self,
+        source: IpAddr,
+        address: SocketAddr,
+    ) -> Result<ConnId, ConnectRefused> {
+        self.state.begin_connect(Some(source), address)
     }
 
     /// The listener a connection came by, also after it has moved between shards. `None`
@@ -204,6 +219,14 @@ impl<M> Io<'_, M> {
     pub fn arm_timer(&mut self, after_ms: u64, token: u64) -> TimerId {
         let deadline_ms = self.state.now_ms().saturating_add(after_ms);
         self.state.wheel.arm(deadline_ms, Alarm::Service(token))
+    }
+
+    /// Asks for a turn, and so for [`crate::Service::handle_turn_end`], at `at_ns` by
+    /// [`Io::clock_ns`], or as soon after as the turn before it has ended. Finer than a
+    /// timer: in the last [`crate::SPIN_BEFORE_TURN_NS`] before it the shard does not sleep.
+    /// One at a time: a later call replaces the wish of an earlier one.
+    pub fn turn_at_ns(&mut self, at_ns: u64) {
+        self.state.turn_at_ns = Some(at_ns);
     }
 
     /// Disarms a timer. Nothing happens if it has expired or was cancelled.

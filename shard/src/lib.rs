@@ -56,5 +56,5 @@ pub use receive_buffers::RECEIVE_BUFFERS_MAX;
 pub use ring_probe::MissingCapability;
 pub use runtime::{ExitReason, Handle, ShardExit, ShardStart, StartError, start};
 pub use service::{CloseReason, Service};
-pub use shard_state::{Counters, LINGER_MS};
+pub use shard_state::{Counters, LINGER_MS, SPIN_BEFORE_TURN_NS};
 pub use timer_wheel::{TICK_MS, TimerId, TimerWheel};

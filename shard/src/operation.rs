@@ -38,6 +38,8 @@ pub(crate) enum Kind {
     /// What reports only failures nobody can act on: cancels, closes, socket
     /// options, timer updates.
     Ignored,
+    /// Giving the socket of an outgoing connection its own address.
+    Bind,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             10 => Kind::Timer,
             11 => Kind::Bell,
             12 => Kind::Ignored,
+            13 => Kind::Bind,
             _ => return None,
         })
     }
@@ -104,7 +107,7 @@ mod tests {
 
     #[test]
     fn bits_come_back_as_the_same_operation() {
-        for bits in 1..=12 {
+        for bits in 1..=13 {
             let kind = Kind::from_bits(bits).unwrap();
             assert_eq!(kind as u8, bits);
             for (index, generation) in [(0, 0), (CONNECTIONS_PER_SHARD_MAX - 1, u32::MAX), (7, 9)] {

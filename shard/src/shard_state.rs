@@ -29,6 +29,10 @@ use crate::transfer::Transfer;
 /// How long a connection that lingers waits for the peer's end.
 pub const LINGER_MS: u64 = 2_000;
 
+/// How long before a turn that was asked for a shard stays awake: a sleep ends up to some
+/// 60 µs late, by the kernel's timer slack and the way out of it.
+pub const SPIN_BEFORE_TURN_NS: u64 = 100_000;
+
 /// What the service has still to be told.
 pub(crate) enum Deferred<M> {
     Closed(ConnId, CloseReason),
@@ -127,6 +131,8 @@ pub(crate) struct ShardState<M> {
     /// The service is being told that its connections are gone: none may be begun.
     pub(crate) ending: bool,
     pub(crate) deadline_ms: Option<u64>,
+    /// When the service wants a turn, whatever else there is to do.
+    pub(crate) turn_at_ns: Option<u64>,
 }
 
 impl<M> ShardState<M> {
@@ -163,6 +169,7 @@ impl<M> ShardState<M> {
             finished: false,
             ending: false,
             deadline_ms: None,
+            turn_at_ns: None,
             config,
         })
     }
@@ -446,7 +453,8 @@ impl<M> ShardState<M> {
     /// Arms the shard's timer for the next deadline, at most `recheck_ms` away.
     pub(crate) fn arm_timer_for_sleep(&mut self, recheck_ms: u64) {
         let now_ms = self.now_ms();
-        let wake_ms = self.next_deadline_ms().min(now_ms + recheck_ms);
+        let awake_from_ms = self.awake_from_ns() / 1_000_000;
+        let wake_ms = self.next_deadline_ms().min(awake_from_ms).min(now_ms + recheck_ms);
         self.timer.arm(&mut self.rings[0], now_ms, wake_ms);
     }
 
@@ -455,6 +463,20 @@ impl<M> ShardState<M> {
         let timers = self.wheel.next_deadline_ms().unwrap_or(u64::MAX);
         let accepts = self.next_accept_retry_ms().unwrap_or(u64::MAX);
         timers.min(accepts).min(self.deadline_ms.unwrap_or(u64::MAX))
+    }
+
+    /// True once the moment has come at which the service wants a turn; that settles the wish.
+    pub(crate) fn take_due_turn(&mut self) -> bool {
+        let due = self.turn_at_ns.is_some_and(|at_ns| at_ns <= self.now_ns);
+        if due {
+            self.turn_at_ns = None;
+        }
+        due
+    }
+
+    /// From when on the shard stays awake for the turn the service wants.
+    pub(crate) fn awake_from_ns(&self) -> u64 {
+        self.turn_at_ns.map_or(u64::MAX, |at_ns| at_ns.saturating_sub(SPIN_BEFORE_TURN_NS))
     }
 
     /// Has the first ring watch the eventfd, or stops it.

@@ -444,3 +444,27 @@ fn a_shard_that_finishes_closes_open_and_connecting_ones_and_waits_for_neither()
     assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
     crate::harness::stop(exchange.handle);
 }
+
+#[test]
+fn a_connection_comes_from_the_address_it_was_told_to() {
+    let exchange = Exchange::open(outgoing_only());
+    let (before, _) = exchange.report();
+    let (listener, address) = listen();
+    for (line, last) in [(1, 7), (2, 200)] {
+        let from = Ipv4Addr::new(127, 0, 0, last);
+        exchange.order(Order::ConnectFrom(line, from.into(), address));
+        let mut peer = accept(&listener);
+        assert_eq!(peer.peer_addr().unwrap().ip(), from);
+        assert_eq!(exchange.next(), Told::Connected(line));
+        exchange.order(Order::Write(line, b"hello".to_vec()));
+        assert_eq!(read_exact(&mut peer, 5), b"hello");
+        exchange.order(Order::Close(line));
+        assert_eq!(exchange.next(), Told::Closed(line, "local", None));
+    }
+    // An address of a network for documentation, which no host has.
+    let foreign = Ipv4Addr::new(192, 0, 2, 1).into();
+    exchange.order(Order::ConnectFrom(3, foreign, address));
+    let not_ours = Some(libc::EADDRNOTAVAIL);
+    assert_eq!(exchange.next(), Told::Closed(3, "connect failed", not_ours));
+    exchange.stop_as_empty_as(before);
+}

@@ -4,7 +4,7 @@
 //! The test names each outgoing connection by a number of its own, a *line*.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use shardgate_shard::{
@@ -26,6 +26,8 @@ pub enum Order {
         greeting: Vec<u8>,
         then: Then,
     },
+    /// Connects a line from an address of this host.
+    ConnectFrom(Line, IpAddr, SocketAddr),
     Write(Line, Vec<u8>),
     Close(Line),
     Resume(Line),
@@ -172,6 +174,11 @@ impl Service for Dialer {
         match order {
             Order::Connect { lines, to, greeting, then } => {
                 lines.into_iter().for_each(|line| self.dial(io, line, to, &greeting, then));
+            }
+            Order::ConnectFrom(line, from, to) => {
+                let conn = io.connect_from(from, to).unwrap();
+                self.lines.insert(conn, line);
+                self.conns.insert(line, conn);
             }
             Order::Write(line, bytes) => {
                 io.output(self.conns[&line]).unwrap().extend_from_slice(&bytes);

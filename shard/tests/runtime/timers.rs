@@ -91,3 +91,52 @@ fn an_idle_shard_sleeps() {
     drop(client);
     stop(handle);
 }
+
+/// Asks for turns at moments of its own and tells when they came, in nanoseconds.
+struct Pacer {
+    wishes_ns: Vec<u64>,
+    turns: Sender<(u64, u64)>,
+}
+
+impl Service for Pacer {
+    type Message = Vec<u64>;
+
+    fn handle_accept(&mut self, _: &mut Io<'_, Vec<u64>>, _: ConnId, _: ListenerId) {}
+    fn handle_recv(&mut self, _: &mut Io<'_, Vec<u64>>, _: ConnId, _: &mut [u8]) {}
+    fn handle_eof(&mut self, _: &mut Io<'_, Vec<u64>>, _: ConnId) {}
+    fn handle_closed(&mut self, _: &mut Io<'_, Vec<u64>>, _: ConnId, _: CloseReason) {}
+    fn handle_adopted(&mut self, _: &mut Io<'_, Vec<u64>>, _: ConnId, _: Vec<u64>) {}
+
+    /// Wants a turn so many nanoseconds from now, one after the other.
+    fn handle_message(&mut self, io: &mut Io<'_, Vec<u64>>, _: Origin, after_ns: Vec<u64>) {
+        let now_ns = io.clock_ns();
+        self.wishes_ns = after_ns.into_iter().rev().map(|after_ns| now_ns + after_ns).collect();
+    }
+
+    fn handle_turn_end(&mut self, io: &mut Io<'_, Vec<u64>>) {
+        while let Some(&wish_ns) = self.wishes_ns.last() {
+            if io.turn_began_ns() < wish_ns {
+                io.turn_at_ns(wish_ns);
+                return;
+            }
+            self.turns.send((wish_ns, io.turn_began_ns())).unwrap();
+            self.wishes_ns.pop();
+        }
+    }
+}
+
+#[test]
+fn a_turn_comes_at_its_moment_and_never_early() {
+    let (turns, received) = channel();
+    let make = move |_| Pacer { wishes_ns: Vec::new(), turns: turns.clone() };
+    let handle = start(config(1), make).unwrap();
+    // Some apart by less than a sleep can tell, some by more than the shard stays awake.
+    let after_ns = vec![0, 3_000, 10_000, 90_000, 400_000, 1_700_000, 60_000_000, 700_000_000];
+    handle.send(ShardId(0), after_ns.clone()).unwrap();
+    for after_ns in after_ns {
+        let (wish_ns, began_ns) = received.recv_timeout(PATIENCE).unwrap();
+        assert!(began_ns >= wish_ns, "{after_ns} ns: wanted at {wish_ns}, came at {began_ns}");
+    }
+    stop(handle);
+    assert!(received.recv().is_err(), "no turn came twice");
+}

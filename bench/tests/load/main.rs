@@ -1,0 +1,7 @@
+//! The load generator as its users run it: against servers that misbehave by plan, and
+//! against the gateway.
+#![forbid(unsafe_code)]
+
+mod against_gateway;
+mod engine;
+mod harness;
