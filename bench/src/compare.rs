@@ -103,7 +103,9 @@ impl Comparison {
         }
         let mut columns =
             Columns::new(&["", &printable(first), &printable(second), "second ÷ first"]);
-        for row in &self.rows {
+        // What neither run has is no news.
+        let is_known = |row: &&Row| row.first.is_some() || row.second.is_some();
+        for row in self.rows.iter().filter(is_known) {
             columns.row(vec![
                 Cell::from(row.name.as_str()),
                 value_text(row.first, row.unit).into(),
@@ -260,6 +262,12 @@ fn rows(first: &Outcome, second: &Outcome) -> Vec<Row> {
             let server = run.server.as_ref()?;
             let grown = server.resident_bytes?.saturating_sub(server.resident_before_bytes?);
             Some(grown as f64)
+        }),
+        row("memory per session, idle", Unit::Size, Better::Lower, &|run| {
+            run.memory.as_ref()?.process_idle_bytes
+        }),
+        row("memory per session, loaded", Unit::Size, Better::Lower, &|run| {
+            run.memory.as_ref()?.process_loaded_bytes
         }),
         row("generator cores", Unit::Cores, Better::Neither, &|run| Some(run.generator.cores)),
     ]);

@@ -37,6 +37,8 @@ const LARGE_BUFFER_BYTES: u32 = 32 * 1_024;
 /// How long all connections may take to become ready, besides [`READY_PER_CONNECTION`].
 const READY_MAX: Duration = Duration::from_secs(60);
 const READY_PER_CONNECTION: Duration = Duration::from_millis(3);
+/// With fewer sessions, other work's memory hides theirs, unless they are what is measured.
+const SESSIONS_MIN: u64 = 1_000;
 /// How often it is told how many are open.
 const OPENING_TOLD: Duration = Duration::from_secs(5);
 /// Between the last worker's being ready and the beginning.
@@ -409,7 +411,9 @@ impl Conductor<'_> {
             verdict.sentence = format!("The run was given up: {trouble}.");
         }
         let before = server.as_ref().and_then(|server| server.resident_before_bytes);
-        let memory = self.memory.figures(u64::from(plan.connections_max()), before);
+        let sessions = u64::from(plan.connections_before);
+        let memory = (sessions >= SESSIONS_MIN || plan.shape == Shape::Streams)
+            .then(|| self.memory.figures(sessions, before));
         let outcome = Outcome {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -425,7 +429,7 @@ impl Conductor<'_> {
             errors: sums.errors,
             server,
             generator: sums.generator,
-            memory: Some(memory),
+            memory,
             verdict,
         };
         let remarks = self.watch.remarks().to_vec();

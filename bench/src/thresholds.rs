@@ -64,6 +64,7 @@ enum Figure {
     ServerCores,
     CpuPerRequest,
     Memory,
+    SessionMemory,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ const STATISTICS: [(&str, Statistic); 9] = [
 ];
 
 /// Names of the other figures.
-const FIGURES: [(&str, Figure); 7] = [
+const FIGURES: [(&str, Figure); 8] = [
     ("errors", Figure::Counted(Counted::Errors)),
     ("shed", Figure::Counted(Counted::Shed)),
     ("completed", Figure::Counted(Counted::Completed)),
@@ -108,6 +109,7 @@ const FIGURES: [(&str, Figure); 7] = [
     ("server.cores", Figure::ServerCores),
     ("server.cpu", Figure::CpuPerRequest),
     ("server.memory", Figure::Memory),
+    ("session.memory", Figure::SessionMemory),
 ];
 
 const RAW: &str = "raw.";
@@ -247,7 +249,8 @@ impl Figure {
             | Figure::Rate
             | Figure::ServerCores
             | Figure::CpuPerRequest
-            | Figure::Memory => {
+            | Figure::Memory
+            | Figure::SessionMemory => {
                 FIGURES.iter().find(|(_, known)| *known == self).map(|(name, _)| *name)
             }
         };
@@ -257,7 +260,7 @@ impl Figure {
     fn value(self, text: &str) -> Option<Value> {
         match self {
             Figure::Latency { .. } | Figure::CpuPerRequest => with_unit(text, &DURATIONS),
-            Figure::Memory => with_unit(text, &SIZES),
+            Figure::Memory | Figure::SessionMemory => with_unit(text, &SIZES),
             Figure::Counted(_) => match text.strip_suffix('%') {
                 Some(percent) => number(percent).map(|percent| Value::Share(percent / 100.0)),
                 None => number(text).map(Value::Number),
@@ -271,7 +274,9 @@ impl Figure {
             Figure::Latency { .. } | Figure::CpuPerRequest => {
                 "a time with its unit (us, ms or s), such as 5ms"
             }
-            Figure::Memory => "a size with its unit (B, KiB, MiB or GiB), such as 64MiB",
+            Figure::Memory | Figure::SessionMemory => {
+                "a size with its unit (B, KiB, MiB or GiB), such as 64MiB"
+            }
             Figure::Counted(_) => "a count or a part of what was offered, such as 0 or 1%",
             Figure::Rate => "completed requests per second, such as 40000",
             Figure::ServerCores => "a number of cores, such as 0.9",
@@ -295,6 +300,7 @@ impl Figure {
             Figure::ServerCores => server(|server| server.cores),
             Figure::CpuPerRequest => server(|server| server.cpu_us_per_request),
             Figure::Memory => server(|server| server.resident_bytes.map(|bytes| bytes as f64)),
+            Figure::SessionMemory => outcome.memory.as_ref()?.process_idle_bytes,
         }
     }
 
@@ -306,6 +312,7 @@ impl Figure {
             Figure::ServerCores | Figure::CpuPerRequest | Figure::Memory => {
                 "no process of the server was seen; name it with --server-pid"
             }
+            Figure::SessionMemory => "no sessions were measured, or no process of the server seen",
         }
     }
 
@@ -314,7 +321,7 @@ impl Figure {
         let found = self.found(outcome).unwrap_or_default();
         match self {
             Figure::Latency { .. } | Figure::CpuPerRequest => duration_text(found),
-            Figure::Memory => bytes_text(found),
+            Figure::Memory | Figure::SessionMemory => bytes_text(found),
             Figure::Rate => rate_text(found),
             Figure::ServerCores => format!("{found:.2}"),
             Figure::Counted(counted) => {
@@ -391,7 +398,7 @@ impl fmt::Display for Thresholds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Latencies;
+    use crate::outcome::{Latencies, SessionMemory};
     use crate::report::sample;
 
     fn broken(list: &str, outcome: &Outcome) -> Vec<String> {
@@ -410,6 +417,11 @@ mod tests {
         outcome.latency.corrected.p9999 = 31_000;
         outcome.latency.corrected.mean = 812.5;
         outcome.latency.raw.p99 = 1_200;
+        outcome.memory = Some(SessionMemory {
+            sessions: 1_000,
+            process_idle_bytes: Some(1_203.0),
+            ..SessionMemory::default()
+        });
         outcome
     }
 
@@ -435,6 +447,7 @@ mod tests {
             ("rate<40_000", "rate<40_000: rate was 97.0/s"),
             ("server.cores>0.9", "server.cores>0.9: server.cores was 0.98"),
             ("server.cpu>10us", "server.cpu>10us: server.cpu was 17.9 µs"),
+            ("session.memory>1KiB", "session.memory>1KiB: session.memory was 1.17 KiB"),
             ("server.memory>16MiB", "server.memory>16MiB: server.memory was 23.2 MiB"),
         ] {
             assert_eq!(broken(condition, &outcome()), [expected]);
@@ -461,6 +474,7 @@ mod tests {
         let mut nothing = outcome();
         nothing.latency = Latencies::default();
         nothing.server = None;
+        nothing.memory = None;
         nothing.totals = Default::default();
         for (condition, expected) in [
             ("p99>5ms", "p99>5ms: p99 is not known: no request was answered"),
@@ -469,6 +483,7 @@ mod tests {
             assert_eq!(broken(condition, &nothing), [expected]);
         }
         assert!(broken("server.cpu>1s", &nothing)[0].contains("--server-pid"));
+        assert!(broken("session.memory>1GiB", &nothing)[0].contains("no sessions were measured"));
         assert!(broken("errors>0,errors>0%", &nothing).is_empty());
     }
 

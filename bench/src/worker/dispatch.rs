@@ -3,6 +3,7 @@
 use shardgate_proto::mcp::version::Era;
 use shardgate_shard::Io;
 
+use super::ending::thread_cpu_ns;
 use super::{Command, Stand, Worker};
 use crate::client::{Phase, Request, Role, Session};
 use crate::requests::RequestId;
@@ -18,6 +19,11 @@ impl Worker {
     pub(super) fn begin(&mut self, at_ns: u64) {
         self.begin_ns = at_ns;
         self.stand = Stand::Running;
+        // What getting ready took is no part of the run; what went wrong meanwhile is told.
+        let before = self.interval.restart(0, 0);
+        self.interval.errors = before.errors;
+        self.interval.totals.errors = before.totals.errors;
+        self.cpu_before_ns = thread_cpu_ns();
         self.begin_interval(0);
     }
 

@@ -92,5 +92,5 @@ fn sessions_are_held_with_their_streams_and_their_memory_is_measured() {
     let memory = outcome.memory.expect("it was measured");
     assert_eq!(memory.sessions, 300);
     assert!(memory.process_idle_bytes.is_some() && memory.kernel_slab_bytes.is_some());
-    assert!(finished.stdout.contains("per session"), "{}", finished.stdout);
+    assert!(finished.stdout.contains("in the process when idle"), "{}", finished.stdout);
 }
