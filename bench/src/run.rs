@@ -21,6 +21,7 @@ use crate::plan::RunPlan;
 use crate::preflight::{self, Unfit};
 use crate::report::percentiles::HistogramError;
 use crate::report::progress::Progress;
+use crate::report::quantities::count_text;
 use crate::requests::Requests;
 use crate::server_figures::{ServerError, ServerSource, ServerWatch};
 use crate::tally::Tally;
@@ -35,7 +36,11 @@ const LARGE_PAYLOAD_BYTES: usize = 4 * 1_024;
 const LARGE_BUFFER_BYTES: u32 = 32 * 1_024;
 /// How long all connections may take to become ready, besides [`READY_PER_CONNECTION`].
 const READY_MAX: Duration = Duration::from_secs(60);
-const READY_PER_CONNECTION: Duration = Duration::from_millis(1);
+const READY_PER_CONNECTION: Duration = Duration::from_millis(3);
+/// With fewer sessions, other work's memory hides theirs, unless they are what is measured.
+const SESSIONS_MIN: u64 = 1_000;
+/// How often it is told how many are open.
+const OPENING_TOLD: Duration = Duration::from_secs(5);
 /// Between the last worker's being ready and the beginning.
 const LEAD_NS: u64 = 20_000_000;
 /// How often the main thread looks whether it was interrupted.
@@ -44,6 +49,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 /// Behind their own limits workers have this long to tell that they are done.
 const DONE_MARGIN: Duration = Duration::from_secs(15);
+const DONE_PER_CONNECTION: Duration = Duration::from_millis(1);
 
 /// What to run, and what to watch meanwhile.
 #[derive(Clone, Debug)]
@@ -75,9 +81,11 @@ pub enum RunError {
     /// Workers can't be started.
     #[error("start the workers")]
     Start(#[from] StartError),
-    /// None of the connections could be made ready.
-    #[error("open {connections} connections: none became ready, as: {trouble}")]
+    /// The connections could not be made ready.
+    #[error("open {connections} connections: {open} became ready, and then: {trouble}")]
     NotReady {
+        /// How many were there.
+        open: u32,
         /// How many were wanted.
         connections: u32,
         /// What was in the way, at the last.
@@ -225,22 +233,31 @@ impl Conductor<'_> {
         let connections = self.shared.plan.connections_before;
         let deadline = Instant::now() + READY_MAX + READY_PER_CONNECTION * connections;
         let mut is_ready = vec![false; self.workers];
-        let (mut open, mut trouble) = (0, None);
+        let mut open = vec![0; self.workers];
+        let mut trouble = None;
+        let mut told = Instant::now();
         while !is_ready.iter().all(|ready| *ready) {
             if self.interrupted.load(Ordering::Relaxed) {
                 return Err(RunError::Interrupted);
             }
-            let given_up = |trouble| RunError::NotReady { connections, trouble };
+            let all = open.iter().sum();
+            let given_up = |trouble| RunError::NotReady { open: all, connections, trouble };
             if Instant::now() > deadline {
-                return Err(given_up("they took too long".to_owned()));
+                return Err(given_up("the others took too long".to_owned()));
+            }
+            if told.elapsed() >= OPENING_TOLD {
+                told = Instant::now();
+                let (open, connections) = (count_text(all.into()), count_text(connections.into()));
+                anstream::eprintln!("{open} of {connections} connections are open");
             }
             match self.received.recv_timeout(LOOK) {
                 Ok((worker, Report::Ready { open: more, trouble: told })) => {
                     is_ready[worker] = true;
-                    open += more;
+                    open[worker] = more;
                     trouble = trouble.or(told);
                 }
                 Ok((_, Report::Gone(told))) => return Err(given_up(told)),
+                Ok((worker, Report::Opening { open: more })) => open[worker] = more,
                 Ok((_, Report::Interval(_) | Report::Done)) => {}
                 Err(RecvTimeoutError::Timeout) => self.look_for_exits().map_err(given_up)?,
                 Err(RecvTimeoutError::Disconnected) => {
@@ -248,9 +265,10 @@ impl Conductor<'_> {
                 }
             }
         }
+        let open = open.iter().sum();
         if connections > 0 && open == 0 {
             let trouble = trouble.unwrap_or_else(|| "no reason is known".to_owned());
-            return Err(RunError::NotReady { connections, trouble });
+            return Err(RunError::NotReady { open, connections, trouble });
         }
         Ok(())
     }
@@ -271,7 +289,9 @@ impl Conductor<'_> {
         let begin = Instant::now() + Duration::from_nanos(LEAD_NS);
         let warm = begin + Duration::from_secs_f64(plan.shown().warmup_s);
         let over = begin + Duration::from_secs_f64(end_s);
-        let patience = Duration::from_nanos(plan.timeout_ns) + DONE_MARGIN;
+        let patience = Duration::from_nanos(plan.timeout_ns)
+            + DONE_MARGIN
+            + DONE_PER_CONNECTION * plan.connections_max();
         let tally = Tally::new(plan.stages.len(), plan.stages_uncounted, end_ns, self.workers);
         let mut load = Load { tally, seconds: Vec::new(), given_up: None };
         let mut progress = Progress::start(end_s);
@@ -296,7 +316,7 @@ impl Conductor<'_> {
                     }
                 }
                 Ok((_, Report::Done)) => done += 1,
-                Ok((_, Report::Ready { .. })) => {}
+                Ok((_, Report::Ready { .. } | Report::Opening { .. })) => {}
                 Ok((_, Report::Gone(trouble))) => {
                     let address = self.shared.address;
                     let gone = format!("the server at {address} is gone: {trouble}");
@@ -391,7 +411,9 @@ impl Conductor<'_> {
             verdict.sentence = format!("The run was given up: {trouble}.");
         }
         let before = server.as_ref().and_then(|server| server.resident_before_bytes);
-        let memory = self.memory.figures(u64::from(plan.connections_max()), before);
+        let sessions = u64::from(plan.connections_before);
+        let memory = (sessions >= SESSIONS_MIN || plan.shape == Shape::Streams)
+            .then(|| self.memory.figures(sessions, before));
         let outcome = Outcome {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -407,7 +429,7 @@ impl Conductor<'_> {
             errors: sums.errors,
             server,
             generator: sums.generator,
-            memory: Some(memory),
+            memory,
             verdict,
         };
         let remarks = self.watch.remarks().to_vec();

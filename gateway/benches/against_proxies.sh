@@ -5,6 +5,12 @@
 # The tool server is another gateway with its built-in tools. It shares cpu 1 with the load
 # client; what forwards has cpu 0 for itself. Runs alternate. Judge by CPU time per request:
 # the load's core is the limit of requests/s.
+#
+# With --half-load it measures latencies instead, at half of what the gateway can do with so
+# many connections, and beside them those of the tool server without anything before it.
+#
+# With --events it measures something else: how much later the events of a call's stream
+# come, from a tool server that says in each when it was sent (examples/relayed_events.rs).
 set -euo pipefail
 
 readonly PROXY_CPU=0 LOAD_CPU=1
@@ -19,9 +25,11 @@ Usage: gateway/benches/against_proxies.sh [options]
   --duration SECONDS     length of one run (default 5)
   --runs N               rounds per number of connections (default 3)
   --connections "LIST"   numbers of connections (default "64 512 5000")
+  --half-load            measure latencies at half load instead
+  --events               measure the delay of relayed events instead
   --gateway FILE         a gateway that is built already; otherwise cargo builds it
 
-It needs nginx, haproxy, wrk and curl. It ends with 1 if an answer was not 2xx.
+It needs nginx, haproxy, wrk, curl and, for --half-load, jq. It ends with 1 if an answer was not 2xx.
 TEXT
 }
 
@@ -31,10 +39,11 @@ die() {
 }
 
 parse_arguments() {
-    duration=5 runs=3 connections='64 512 5000' gateway=''
+    duration=5 runs=3 connections='64 512 5000' gateway='' mode=throughput
     while (($#)); do
         case $1 in
             -h | --help) usage && exit 0 ;;
+            --events | --half-load) mode=${1#--} && shift ;;
             --duration | --runs | --connections | --gateway)
                 (($# > 1)) || die "$1 needs a value"
                 printf -v "${1#--}" '%s' "$2"
@@ -51,6 +60,10 @@ parse_arguments() {
         cargo build --release --bins
         gateway=target/release/shardgate
     fi
+    case $mode in
+        events) cargo build --release -p shardgate --example relayed_events ;;
+        half-load) cargo build --release -p shardgate-bench ;;
+    esac
 }
 
 write_configurations() {
@@ -124,9 +137,12 @@ wait_for_port() {
     die "nothing listens on port $port; see $work"
 }
 
-start_servers() {
+start_tool_server() {
     start $LOAD_CPU "$gateway" serve --listen 127.0.0.1:$UPSTREAM_PORT --admin 127.0.0.1:0 --shards 1 --log json
     wait_for_port $UPSTREAM_PORT
+}
+
+start_proxies() {
     start $PROXY_CPU "$gateway" serve --config "$work/gateway.toml" --listen 127.0.0.1:$GATEWAY_PORT --admin 127.0.0.1:0 --shards 1 --log json
     gateway_pid=$started
     start $PROXY_CPU nginx -c "$work/nginx.conf"
@@ -160,15 +176,57 @@ run_one() {
     ' <<<"$output"
 }
 
+# Latencies at a rate, from the planned time of each request.
+latencies() {
+    local name=$1 port=$2 count=$3 rate=$4
+    taskset -c $LOAD_CPU target/release/shardgate-bench run --cpus $LOAD_CPU \
+        --url "http://127.0.0.1:$port/mcp" --revision 2026-07-28 --workload tools_call_1kib \
+        --connections "$count" --rate "$rate" --duration "${duration}s" --warmup 1s \
+        --json "$work/latencies.json" >"$work/latencies.log" 2>&1 || die "$(cat "$work/latencies.log")"
+    jq -r --arg name "$name" --arg count "$count" '
+        .latency.corrected as $it | .totals as $all |
+        "\($name) \($count) connections  \($all.completed / $all.elapsed_s | floor) requests/s  " +
+        "p50 \($it.p50) us  p99 \($it.p99) us  \(.verdict.limit)"' "$work/latencies.json"
+}
+
+measure_half_load() {
+    local count=$1 rate round
+    rate=$(taskset -c $LOAD_CPU wrk -t1 -c"$count" -d"${duration}s" --timeout 10s -s "$work/call.lua" \
+        "http://127.0.0.1:$GATEWAY_PORT/mcp" | awk '/Requests\/sec/ { print int($2 / 2) }')
+    for ((round = 0; round < runs; round++)); do
+        latencies direct $UPSTREAM_PORT "$count" "$rate"
+        latencies shardgate $GATEWAY_PORT "$count" "$rate"
+        latencies nginx $NGINX_PORT "$count" "$rate"
+        latencies haproxy $HAPROXY_PORT "$count" "$rate"
+    done
+}
+
+measure_events() {
+    # It waits by itself until a call comes through each way.
+    taskset -c $LOAD_CPU target/release/examples/relayed_events --runs "$runs" \
+        --listen 127.0.0.1:$UPSTREAM_PORT --via shardgate=127.0.0.1:$GATEWAY_PORT \
+        --via nginx=127.0.0.1:$NGINX_PORT --via haproxy=127.0.0.1:$HAPROXY_PORT
+}
+
 main() {
     parse_arguments "$@"
     work=$(mktemp -d)
     pids=()
     trap 'kill "${pids[@]}" 2>/dev/null; wait; rm -rf "$work"' EXIT
     write_configurations
-    start_servers
+    if [[ $mode == events ]]; then
+        start_proxies
+        measure_events
+        return
+    fi
+    start_tool_server
+    start_proxies
     local count round
     for count in $connections; do
+        if [[ $mode == half-load ]]; then
+            measure_half_load "$count"
+            continue
+        fi
         for ((round = 0; round < runs; round++)); do
             run_one shardgate $GATEWAY_PORT "$gateway_pid" "$count"
             run_one nginx $NGINX_PORT "$nginx_pid" "$count"

@@ -111,7 +111,6 @@ pub fn serve(config: Config, origin: ConfigOrigin) -> Result<(), ServeError> {
     let upstreams = Upstreams::read(config).map_err(ServeError::Upstream)?;
     let (commands_to, commands) = flume::bounded(COMMANDS_MAX);
     let (look_up_anew, looked_up_anew) = flume::bounded(1);
-    warn_of_what_is_off(config, &upstreams);
     let (sightings_to, sightings) = flume::bounded(SIGHTINGS_MAX);
     let endpoints = Arc::new(upstreams.table());
     let federation = match upstreams.is_empty() {
@@ -170,15 +169,6 @@ pub fn serve(config: Config, origin: ConfigOrigin) -> Result<(), ServeError> {
     match ended {
         Some(reason) => Err(ServeError::ShardsEnded(reason)),
         None => judge(&exits, count, config.limits.drain_deadline_ms),
-    }
-}
-
-fn warn_of_what_is_off(config: &Config, upstreams: &Upstreams) {
-    if !upstreams.is_empty() && config.embedded.enabled == Some(true) {
-        tracing::warn!(
-            event = "embedded_off",
-            "embedded.enabled has no effect beside an upstream yet: the built-in tools are off"
-        );
     }
 }
 

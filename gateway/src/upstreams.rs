@@ -9,8 +9,8 @@ use shardgate_proto::upstream::EndpointId;
 use crate::children::{ChildSpec, InheritedEnv, StderrUse};
 use crate::config::{
     Config, HttpTransport, HttpUpstream, ModernSessions, NamePattern, Prefix, RouteConfig, Scheme,
-    Sharing, SourceError, SourceFault, StdioUpstream, UpstreamConfig, UpstreamKind, UpstreamName,
-    UpstreamProtocol,
+    Sharing, SourceError, SourceFault, StdioUpstream, UpstreamConfig, UpstreamKind, UpstreamLimits,
+    UpstreamName, UpstreamProtocol,
 };
 use crate::endpoints::{Endpoint, Endpoints, Host, TcpEndpoint};
 use crate::federation::{
@@ -47,6 +47,8 @@ struct Entry {
 /// How a server is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
+    /// The embedded server: no link leads there.
+    Inside,
     Child(ChildSpec),
     Host {
         host: Host,
@@ -100,18 +102,36 @@ impl Upstreams {
             if let Some(old) = staying {
                 entry.tls.clone_from(&old.tls);
             } else {
-                if next.next_number == SERVER_NUMBERS_MAX {
-                    return Err(UpstreamsError::NumbersUsedUp);
-                }
-                Arc::make_mut(&mut entry.server).endpoint = EndpointId(next.next_number);
-                next.next_number += 1;
+                Arc::make_mut(&mut entry.server).endpoint = next.take_number()?;
                 entry.tls = tls_client(upstream, &entry.place, &mut system_roots)?;
             }
+            next.entries.push(entry);
+        }
+        let embedded = self.embedded();
+        if config.embedded_enabled() && (embedded.is_some() || !config.upstream.is_empty()) {
+            let entry = match embedded {
+                Some(running) => running.clone(),
+                None => embedded_entry(next.take_number()?),
+            };
             next.entries.push(entry);
         }
         next.paths = Arc::new(self.paths.next(config.route.iter().map(|route| &route.path))?);
         next.routes = config.route.iter().filter_map(|route| next.route(route)).collect();
         Ok(next)
+    }
+
+    /// A number that no server has had.
+    fn take_number(&mut self) -> Result<EndpointId, UpstreamsError> {
+        if self.next_number == SERVER_NUMBERS_MAX {
+            return Err(UpstreamsError::NumbersUsedUp);
+        }
+        self.next_number += 1;
+        Ok(EndpointId(self.next_number - 1))
+    }
+
+    /// The embedded server, if it is one of them.
+    fn embedded(&self) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.place == Place::Inside)
     }
 
     /// What a path shows. An upstream that is not enabled adds nothing.
@@ -151,7 +171,7 @@ impl Upstreams {
     pub(crate) fn children(&self) -> impl Iterator<Item = (EndpointId, ChildSpec)> {
         self.entries.iter().filter_map(|entry| match &entry.place {
             Place::Child(spec) => Some((entry.server.endpoint, spec.clone())),
-            Place::Host { .. } => None,
+            Place::Host { .. } | Place::Inside => None,
         })
     }
 
@@ -160,6 +180,7 @@ impl Upstreams {
         let mut endpoints = Endpoints::default();
         for Entry { server, place, tls } in &self.entries {
             let endpoint = match place {
+                Place::Inside => continue,
                 Place::Child(_) => Endpoint::Child,
                 Place::Host { host, .. } => {
                     Endpoint::Tcp(TcpEndpoint::new(host.clone(), tls.clone()))
@@ -234,10 +255,7 @@ fn read_entry(upstream: &UpstreamConfig, endpoint: EndpointId) -> Result<Entry, 
         tools_allow: texts(&upstream.tools.allow),
         tools_deny: texts(&upstream.tools.deny),
         pinned: upstream.pin,
-        breaker: BreakerSettings {
-            failures_max: limits.breaker_failures,
-            open_ms: limits.breaker_open_ms,
-        },
+        breaker: breaker(limits),
         in_flight_max: limits.in_flight_max,
         request_timeout_ms: limits.request_timeout_ms,
         request_lifetime_ms: limits.request_lifetime_ms,
@@ -247,6 +265,35 @@ fn read_entry(upstream: &UpstreamConfig, endpoint: EndpointId) -> Result<Entry, 
         standing_stream,
     };
     Ok(Entry { server: Arc::new(server), place, tls: None })
+}
+
+/// The embedded server as one of many, with what an `[[upstream]]` has by default.
+fn embedded_entry(endpoint: EndpointId) -> Entry {
+    let limits = UpstreamLimits::DEFAULT;
+    let server = ServerSettings {
+        name: UpstreamName::EMBEDDED.to_owned(),
+        shown: "built in".to_owned(),
+        endpoint,
+        wire: WireSettings::Inside,
+        protocol: Protocol::Modern,
+        prefix: catalog::Prefix::OnConflict,
+        tools_allow: Vec::new(),
+        tools_deny: Vec::new(),
+        pinned: false,
+        breaker: breaker(&limits),
+        in_flight_max: limits.in_flight_max,
+        request_timeout_ms: limits.request_timeout_ms,
+        request_lifetime_ms: limits.request_lifetime_ms,
+        idle_session_ms: limits.idle_session_ms,
+        refresh_ms: limits.refresh_ms,
+        session_per_modern_call: false,
+        standing_stream: false,
+    };
+    Entry { server: Arc::new(server), place: Place::Inside, tls: None }
+}
+
+fn breaker(limits: &UpstreamLimits) -> BreakerSettings {
+    BreakerSettings { failures_max: limits.breaker_failures, open_ms: limits.breaker_open_ms }
 }
 
 fn http_settings(http: &HttpUpstream, fields: Vec<(String, String)>) -> HttpSettings {

@@ -5,22 +5,15 @@
 #[allow(dead_code, reason = "every test binary uses its own part of the harness")]
 mod harness;
 
-use std::sync::{Arc, Mutex};
+#[path = "clients/rmcp.rs"]
+mod rmcp_client;
 
+use rmcp::ClientLifecycleMode;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, ClientRequest,
-    CreateMessageRequestParams, CreateMessageResult, ElicitRequestParams, ElicitResult,
-    ElicitationAction, Implementation, LoggingLevel, LoggingMessageNotificationParam,
-    ProgressNotificationParam, ProtocolVersion, RequestMetaObject,
-    ResourceUpdatedNotificationParam, SamplingMessage, ServerNotification, ServerResult,
-    SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter,
+    CallToolRequestParams, CallToolResult, LoggingLevel, ProtocolVersion, RequestMetaObject,
+    ServerNotification, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter,
 };
-use rmcp::service::{NotificationContext, PeerRequestOptions, RequestContext, RunningService};
-use rmcp::transport::StreamableHttpClientTransport;
-use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
-use rmcp::{ClientHandler, ClientLifecycleMode, ClientServiceExt, ErrorData, RoleClient};
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use harness::HANG;
@@ -28,108 +21,9 @@ use harness::cutter::Cutter;
 use harness::gateway::{Gateway, Launch};
 use harness::mcp::{Request, call, request};
 use harness::wire::Wire;
+use rmcp_client::{Client, Told, begin_call, outcome, tool};
 
 const WATCHED: &str = "test://watched-resource";
-
-/// What the client was told, with a signal for those who wait.
-#[derive(Clone)]
-struct Told {
-    heard: Arc<Mutex<Heard>>,
-    count: Arc<watch::Sender<usize>>,
-}
-
-#[derive(Default)]
-struct Heard {
-    progress: Vec<f64>,
-    logs: usize,
-    updates: Vec<String>,
-}
-
-impl Told {
-    fn new() -> Told {
-        Told { heard: Arc::default(), count: Arc::new(watch::channel(0).0) }
-    }
-
-    fn note(&self, change: impl FnOnce(&mut Heard)) {
-        change(&mut self.heard.lock().expect("no holder panics"));
-        self.count.send_modify(|count| *count += 1);
-    }
-
-    fn read<T>(&self, look: impl FnOnce(&Heard) -> T) -> T {
-        look(&self.heard.lock().expect("no holder panics"))
-    }
-
-    /// Waits until `reached` holds.
-    async fn until(&self, what: &str, reached: impl Fn(&Heard) -> bool) {
-        let mut changes = self.count.subscribe();
-        let wait = async {
-            while !self.read(&reached) {
-                changes.changed().await.expect("the sender lives as long as `self`");
-            }
-        };
-        timeout(HANG, wait).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
-    }
-}
-
-/// The client's own half: answers what the server asks.
-struct Handler {
-    told: Told,
-}
-
-impl ClientHandler for Handler {
-    fn get_info(&self) -> ClientConfig {
-        let capabilities: ClientCapabilities =
-            serde_json::from_value(json!({ "sampling": {}, "elicitation": {} }))
-                .expect("these are capabilities");
-        ClientConfig::new(capabilities, Implementation::new("shardgate-tests", "0"))
-    }
-
-    async fn create_message(
-        &self,
-        params: CreateMessageRequestParams,
-        _context: RequestContext<RoleClient>,
-    ) -> Result<CreateMessageResult, ErrorData> {
-        let asked = serde_json::to_value(&params.messages).expect("a message is JSON");
-        let text = format!("answer to {asked}");
-        let message = SamplingMessage::assistant_text(text);
-        Ok(CreateMessageResult::new(message, "test-model".to_owned()))
-    }
-
-    async fn create_elicitation(
-        &self,
-        _request: ElicitRequestParams,
-        _context: RequestContext<RoleClient>,
-    ) -> Result<ElicitResult, ErrorData> {
-        let content = json!({ "username": "ada", "email": "ada@example.com" });
-        Ok(ElicitResult::new(ElicitationAction::Accept).with_content(content))
-    }
-
-    async fn on_progress(
-        &self,
-        params: ProgressNotificationParam,
-        _context: NotificationContext<RoleClient>,
-    ) {
-        self.told.note(|heard| heard.progress.push(params.progress));
-    }
-
-    async fn on_logging_message(
-        &self,
-        _params: LoggingMessageNotificationParam,
-        _context: NotificationContext<RoleClient>,
-    ) {
-        self.told.note(|heard| heard.logs += 1);
-    }
-
-    async fn on_resource_updated(
-        &self,
-        params: ResourceUpdatedNotificationParam,
-        _context: NotificationContext<RoleClient>,
-    ) {
-        self.told.note(|heard| heard.updates.push(params.uri.to_string()));
-    }
-}
-
-type Client = RunningService<RoleClient, Handler>;
 
 /// A gateway, the relay before it and a client connected through both.
 struct Setting {
@@ -142,21 +36,8 @@ struct Setting {
 async fn connect(lifecycle: ClientLifecycleMode) -> Setting {
     let gateway = Launch::default().config(Launch::SHORT_PAGES).start();
     let cutter = Cutter::start(gateway.listen).await;
-    let told = Told::new();
-    let mut config = StreamableHttpClientTransportConfig::with_uri(cutter.url())
-        .max_concurrent_requests(100)
-        .reinit_on_expired_session(false);
-    config.allow_stateless = true;
-    let transport = StreamableHttpClientTransport::from_config(config);
-    let handler = Handler { told: told.clone() };
-    let client = handler.serve_with_lifecycle(transport, lifecycle);
-    let client = timeout(HANG, client).await.expect("connect in time").expect("connect");
+    let (client, told) = rmcp_client::connect(cutter.url(), lifecycle).await;
     Setting { gateway, cutter, told, client }
-}
-
-fn tool(name: &'static str, arguments: &Value) -> CallToolRequestParams {
-    let arguments = arguments.as_object().expect("arguments are an object").clone();
-    CallToolRequestParams::new(name).with_arguments(arguments)
 }
 
 fn text_of(result: &CallToolResult) -> String {
@@ -203,15 +84,7 @@ async fn call_concurrently(client: &Client) {
 
 /// Calls a tool by the way that asks for progress.
 async fn call_with_progress(client: &Client, params: CallToolRequestParams) -> CallToolResult {
-    let request = ClientRequest::CallToolRequest(rmcp::model::Request::new(params));
-    let sent = client.send_cancellable_request(request, PeerRequestOptions::no_options()).await;
-    let answer = sent.expect("send the call").await_response();
-    let answer = timeout(HANG, answer).await.expect("an answer in time");
-    let answer = answer.expect("the call succeeds");
-    let ServerResult::CallToolResult(result) = answer else {
-        panic!("a call was answered with {answer:?}")
-    };
-    result
+    outcome(begin_call(client, params).await).await.expect("the call succeeds")
 }
 
 async fn ask_the_client(client: &Client) {
@@ -249,7 +122,7 @@ async fn rmcp_uses_a_session_from_initialize_to_delete() {
     call_concurrently(&client).await;
     call_with_progress(&client, CallToolRequestParams::new("test_tool_with_progress")).await;
     told.until("progress", |heard| heard.progress.len() >= 3).await;
-    assert_eq!(told.read(|heard| heard.progress.clone()), [0.0, 50.0, 100.0]);
+    assert_eq!(told.read(|heard| heard.steps()), [0.0, 50.0, 100.0]);
 
     client.set_level(SetLevelRequestParams::new(LoggingLevel::Debug)).await.expect("set level");
     run_tool(&client, CallToolRequestParams::new("test_tool_with_logging")).await;
@@ -286,7 +159,7 @@ async fn resume_after_a_cut(client: &Client, cutter: &Cutter, told: &Told) {
     let call = call_with_progress(client, tool("long_running", &arguments));
     let ((), _) = tokio::join!(cut, call);
     told.until("all progress", |heard| heard.progress.len() >= 10).await;
-    assert_gapless(&told.read(|heard| heard.progress.clone()), 10);
+    assert_gapless(&told.read(|heard| heard.steps()), 10);
     run_tool(client, CallToolRequestParams::new("test_trigger_resource_update")).await;
     told.until("an update after the cut", |heard| !heard.updates.is_empty()).await;
     call_concurrently(client).await;
@@ -311,7 +184,7 @@ async fn modern(lifecycle: ClientLifecycleMode) {
     call_concurrently(&client).await;
     call_with_progress(&client, CallToolRequestParams::new("test_tool_with_progress")).await;
     told.until("progress", |heard| heard.progress.len() >= 3).await;
-    assert_eq!(told.read(|heard| heard.progress.clone()), [0.0, 50.0, 100.0]);
+    assert_eq!(told.read(|heard| heard.steps()), [0.0, 50.0, 100.0]);
     ask_the_client(&client).await;
 
     let mut logged = CallToolRequestParams::new("test_tool_with_logging");

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use harness::client::{Client, next_message, until};
 use harness::gateway::{Gateway, Launch};
-use harness::mcp::{Session, call, notification, text_of};
+use harness::mcp::{Session, call, text_of};
 use harness::metrics::Page;
 use harness::scripted_server::{ScriptedServer, tool};
 use harness::wire::Wire;
@@ -251,31 +251,6 @@ async fn stream_of(wire: &mut Wire) -> (Vec<Value>, Value) {
     (messages, answer)
 }
 
-/// Opens the stream on which a client hears of changes of the watched resource and of
-/// the list of tools.
-async fn listen(client: &Client, uri: &str) -> Wire {
-    match client {
-        Client::Legacy(session) => {
-            let answer = client.ask(50, "resources/subscribe", json!({ "uri": uri })).await;
-            assert_eq!(answer["result"], json!({}), "{answer}");
-            let mut wire = Wire::connect(session.address).await.expect("connect");
-            let head = session.stream(&mut wire, None).await.expect("a stream");
-            assert_eq!(head.status, 200, "{head:?}");
-            wire
-        }
-        Client::Modern(_) => {
-            let wanted = json!({ "toolsListChanged": true, "resourceSubscriptions": [uri] });
-            let params = json!({ "notifications": wanted });
-            let mut wire = client.begin(50, "subscriptions/listen", params).await;
-            let head = wire.head().await.expect("a head");
-            assert_eq!((head.status, head.is_events()), (200, true), "{head:?}");
-            let first = next_message(&mut wire).await.expect("the acknowledgement");
-            assert_eq!(first["method"], "notifications/subscriptions/acknowledged", "{first}");
-            wire
-        }
-    }
-}
-
 /// Fails unless the next thing that is heard is this.
 async fn assert_heard(wire: &mut Wire, method: &str, context: &str) {
     let message = next_message(wire).await.expect("the stream goes on");
@@ -299,7 +274,7 @@ async fn each_change_of_a_server_is_told_once() {
             let context = format!("{protocol} server, {client:?}");
             let at_server = Client::legacy(ground.one.listen).await;
             let nothing = json!({});
-            let mut wire = listen(&client, WATCHED).await;
+            let mut wire = client.listen(Some(WATCHED)).await;
             // A subscription at a server takes effect a moment after it is asked for.
             until("an update is heard", async || {
                 at_server.call(1, "test_trigger_resource_update", &nothing).await;
@@ -377,26 +352,12 @@ async fn a_cancellation_reaches_the_server_that_has_the_call_and_no_other() {
             let cancelled = client.begin(21, "tools/call", params).await;
             until_gauge(&ground.one, CALLS, rest_one + 1.0).await;
             until_gauge(&ground.two, CALLS, rest_two + 1.0).await;
-            cancel(&client, 21, cancelled).await;
+            client.cancel(21, cancelled).await;
             until_gauge(&ground.one, CALLS, rest_one).await;
             assert_eq!(gauge(&ground.two, CALLS).await, rest_two + 1.0, "the other's call ended");
-            cancel(&client, 20, kept).await;
+            client.cancel(20, kept).await;
             until_gauge(&ground.two, CALLS, rest_two).await;
         }
-    }
-}
-
-/// Gives a call up, in the way of the client's era.
-async fn cancel(client: &Client, id: u64, wire: Wire) {
-    match client {
-        Client::Legacy(session) => {
-            let told = notification("notifications/cancelled", &json!({ "requestId": id }));
-            let mut other = Wire::connect(session.address).await.expect("connect");
-            let answer = session.ask(&mut other, &told).await.expect("an answer");
-            assert_eq!(answer.head.status, 202, "{answer:?}");
-        }
-        // MCP 2026-07-28, Streamable HTTP: closing the stream is the cancellation.
-        Client::Modern(_) => drop(wire),
     }
 }
 

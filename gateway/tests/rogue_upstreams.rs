@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 
 use harness::client::{Client, until};
 use harness::gateway::{Gateway, Launch};
-use harness::mcp::text_of;
-use harness::rogue_server::{Misdeed, RogueServer, TOOL};
+use harness::mcp::{Session, call, text_of};
+use harness::rogue_server::{Misdeed, RogueServer, SeenRequest, TOOL, json_response};
 use harness::scripted_server::{
-    Asked, ScriptedServer, Step, begin_stream, done, error, result, send_json, stream_on, tool,
+    Asked, ScriptedServer, Step, begin_stream, done, error, introduction, result, send_json,
+    stream_on, tool,
 };
+use harness::wire::Wire;
 
 /// The code of every error about a tool server that doesn't answer as it should.
 const UPSTREAM: i64 = -32000;
@@ -458,4 +460,40 @@ async fn a_call_whose_stream_can_not_be_resumed_is_not_made_again() {
         assert_eq!(server.count("tools/call"), before + 1, "it was called twice");
         ground.assert_good(&client).await;
     }
+}
+
+/// Such a session was once left to the server, which had opened it for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_client_goes_while_it_opens_is_ended() {
+    const LATE: &str = "opened-too-late";
+    let server = ScriptedServer::start(two_tools(), Box::new(|_| None)).await;
+    let ground = Ground::new(1, &server.url(), LEGACY);
+    let [client, _] = ground.clients().await;
+    client.wait_for_tool("rogue__act", true).await;
+    server.script(Box::new(|asked| {
+        let version = &asked.request.body["params"]["protocolVersion"];
+        let header = format!("Mcp-Session-Id: {LATE}\r\n");
+        let answer = json_response(200, &header, &result(asked.id(), &introduction(version)));
+        (asked.method() == "initialize").then(|| vec![Step::Hold, Step::Send(answer)])
+    }));
+    let opened = server.count("initialize");
+    let session = Session::open(ground.gateway.listen, "2025-11-25").await.expect("a session");
+    let mut waiting = Wire::connect(ground.gateway.listen).await.expect("connect");
+    let call = call(1, "rogue__act", &json!({}));
+    waiting.send(&session.post(&call)).await.expect("send");
+    until("its session is asked for", async || (server.count("initialize") > opened).then_some(()))
+        .await;
+    let mut wire = Wire::connect(ground.gateway.listen).await.expect("connect");
+    assert_eq!(wire.ask(&session.delete()).await.expect("an answer").head.status, 200);
+    server.release();
+    until("the server is told", async || {
+        let ended = |seen: &SeenRequest| {
+            seen.method == "DELETE" && seen.header("mcp-session-id") == Some(LATE)
+        };
+        server.seen().iter().any(ended).then_some(())
+    })
+    .await;
+    // Nothing was sent on it in between.
+    let used = server.seen().into_iter().filter(|it| it.header("mcp-session-id") == Some(LATE));
+    assert_eq!(used.count(), 1);
 }

@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 
 use harness::client::{Client, next_message, until};
 use harness::gateway::{Gateway, Launch};
-use harness::mcp::{notification, text_of};
+use harness::mcp::text_of;
+use harness::servers::signal;
 use harness::wire::Wire;
 
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/python/plain_stdio.py");
@@ -128,6 +129,33 @@ fn assert_blamed(answer: &Value, evidence: &str) {
     let message = answer["error"]["message"].as_str().unwrap_or_default();
     assert_eq!(answer["error"]["code"], -32000, "{answer}");
     assert!(message.starts_with("tool server plain") && message.contains(evidence), "{answer}");
+}
+
+/// A child was once ended and started again to be asked a second question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_server_is_asked_both_questions_by_one_child() {
+    let ground = Ground::on_shards(1, LEGACY, "", "");
+    ground.clients().await[0].wait_for_tool("plain__who", true).await;
+    assert_eq!(ground.gateway.log_tail().matches("started with").count(), 1);
+}
+
+/// The lists of such a server were once never read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_servers_that_ignore_the_first_question_or_die_of_it_are_found() {
+    for flag in ["--deaf", "--brittle"] {
+        let ground = Ground::on_shards(1, &[flag], "", "");
+        for client in ground.clients().await {
+            client.wait_for_tool("plain__who", true).await;
+            who(&client, 1).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_answers_nothing_is_given_up() {
+    let options = "protocol = \"legacy\"\nrequest_timeout_ms = 300\n";
+    let ground = Ground::on_shards(1, &["--deaf", "--modern"], options, "");
+    ground.until_logged("it did not answer initialize for 300 ms").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -265,23 +293,94 @@ async fn progress_questions_and_cancellation_travel_over_lines() {
                 let arguments = json!({ "label": label });
                 let waits = client.begin_call(20, "plain__wait", &arguments).await;
                 ground.until_logged(&format!("waits for {label}")).await;
-                cancel(&client, 20, waits).await;
+                client.cancel(20, waits).await;
                 ground.until_logged(&format!("cancelled {label}")).await;
             }
         }
     }
 }
 
-async fn cancel(client: &Client, id: u64, wire: Wire) {
-    match client {
-        Client::Legacy(session) => {
-            let told = notification("notifications/cancelled", &json!({ "requestId": id }));
-            let mut other = Wire::connect(session.address).await.expect("connect");
-            let answer = session.ask(&mut other, &told).await.expect("an answer");
-            assert_eq!(answer.head.status, 202, "{answer:?}");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_of_a_call_that_was_given_up_reaches_no_other() {
+    for flags in [LEGACY, MODERN] {
+        for options in ["", "sharing = \"shared\"\n"] {
+            // Modern clients share a child on each shard.
+            let ground = Ground::on_shards(1, flags, options, "");
+            for client in ground.clients().await {
+                client.wait_for_tool("plain__who", true).await;
+                let era = if matches!(client, Client::Modern(_)) { "modern" } else { "legacy" };
+                let begin = async |id, name: &str| {
+                    let label = format!("{era} {name}");
+                    let params = json!({
+                        "name": "plain__wait",
+                        "arguments": { "label": label },
+                        "_meta": { "progressToken": name },
+                    });
+                    let wire = client.begin(id, "tools/call", params).await;
+                    ground.until_logged(&format!("waits for {label}")).await;
+                    wire
+                };
+                let given_up = begin(1, "first").await;
+                let mut other = begin(2, "second").await;
+                // The child reports on it once more before it says so.
+                client.cancel(1, given_up).await;
+                ground.until_logged(&format!("cancelled {era} first")).await;
+                client.call(3, "plain__release", &json!({})).await;
+                let answer = other.answer().await.expect("an answer");
+                assert!(!answer.head.is_events(), "{flags:?}, {options:?}, {client:?}: {answer:?}");
+                let expected = format!("released {era} second");
+                assert_eq!(text_of(&answer.json()), Some(expected.as_str()), "{answer:?}");
+            }
         }
-        Client::Modern(_) => drop(wire),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_is_told_as_one_though_the_client_lacked_what_was_asked() {
+    let ground = Ground::on_shards(1, LEGACY, "", "");
+    let client = Client::Modern(ground.gateway.listen);
+    client.wait_for_tool("plain__who", true).await;
+    for touchy in [true, false] {
+        let params = json!({
+            "name": "plain__ask",
+            "arguments": { "touchy": touchy },
+            "_meta": { "io.modelcontextprotocol/clientCapabilities": {} },
+        });
+        let answer = client.ask(1, "tools/call", params).await;
+        if touchy {
+            assert_blamed(&answer, "exited with code 3");
+        } else {
+            assert_eq!(text_of(&answer), Some("Hello, nobody!"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_stay_while_the_session_opens_by_which_they_are_read() {
+    let directory = tempfile::tempdir().expect("a directory for the file");
+    let hold = directory.path().join("hold");
+    let ground = Ground::new(&["--hold", hold.to_str().expect("UTF-8")], "", "");
+    let rest = ground.children_at_rest().await;
+    let client = Client::legacy(ground.gateway.listen).await;
+    let own = who(&client, 1).await;
+    fs::write(&hold, "").expect("hold the next child");
+    for pid in &rest {
+        signal(*pid, "KILL");
+    }
+    ground
+        .until_children("another child begins", |all| all.len() == 2 && !all.is_superset(&rest))
+        .await;
+    // Another session's child says that its lists have changed, more than once.
+    for _ in 0..100 {
+        client.call(2, "plain__change", &json!({})).await;
+        let names = client.tool_names().await;
+        assert!(names.iter().any(|name| name == "plain__who"), "nothing is listed: {names:?}");
+    }
+    let listed = || ground.gateway.log_tail().matches("upstream_listed").count();
+    let before = listed();
+    fs::remove_file(&hold).expect("let the child go on");
+    until("the lists are read again", async || (listed() > before).then_some(())).await;
+    assert_eq!(who(&client, 3).await, own);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

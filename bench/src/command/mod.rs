@@ -11,10 +11,9 @@ use clap::Parser;
 
 use self::arguments::{Arguments, Command, CompareArguments, ReportArguments, Sinks};
 use crate::compare::Comparison;
-use crate::outcome::{Outcome, SessionMemory};
+use crate::outcome::Outcome;
 use crate::report::error_text;
 use crate::report::files::{self, Outputs};
-use crate::report::quantities::{bytes_text, count_text};
 use crate::report::table::table;
 use crate::run::{Ended, Run, RunError};
 
@@ -38,14 +37,14 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     ExitCode::from(match Arguments::parse().command {
-        Command::Run(arguments) => carry_out(arguments.plan(), &arguments.sinks, false),
-        Command::Connections(arguments) => carry_out(arguments.plan(), &arguments.sinks, true),
+        Command::Run(arguments) => carry_out(arguments.plan(), &arguments.sinks),
+        Command::Connections(arguments) => carry_out(arguments.plan(), &arguments.sinks),
         Command::Compare(arguments) => compare(&arguments),
         Command::Report(arguments) => show(&arguments),
     })
 }
 
-fn carry_out(run: Result<Run, arguments::BadArguments>, sinks: &Sinks, shows_memory: bool) -> u8 {
+fn carry_out(run: Result<Run, arguments::BadArguments>, sinks: &Sinks) -> u8 {
     let run = match run {
         Ok(run) => run,
         Err(error) => return fail(&error, EXIT_USAGE),
@@ -57,7 +56,7 @@ fn carry_out(run: Result<Run, arguments::BadArguments>, sinks: &Sinks, shows_mem
         }
     }
     match run.run(&interrupted) {
-        Ok(ended) => report(ended, sinks, shows_memory),
+        Ok(ended) => report(ended, sinks),
         Err(error) => {
             let code = exit_code_of(&error);
             fail(&error, code)
@@ -78,32 +77,15 @@ fn exit_code_of(error: &RunError) -> u8 {
 }
 
 /// Shows and writes what was found.
-fn report(ended: Ended, sinks: &Sinks, shows_memory: bool) -> u8 {
+fn report(ended: Ended, sinks: &Sinks) -> u8 {
     let Ended { mut outcome, given_up, remarks } = ended;
     outcome.verdict.broken_thresholds = sinks.fail_if.broken(&outcome);
     anstream::print!("{}", table(&outcome));
-    if shows_memory && let Some(memory) = &outcome.memory {
-        anstream::println!("\n{}", memory_text(memory));
-    }
     for remark in remarks {
         anstream::eprintln!("{remark}");
     }
     let written = write_files(&sinks.files.outputs(), &outcome);
     exit_code(&outcome, given_up.is_some(), written)
-}
-
-/// What a session costs, in lines.
-fn memory_text(memory: &SessionMemory) -> String {
-    let text = |bytes: Option<f64>| bytes.map_or("not known".to_owned(), bytes_text);
-    format!(
-        "memory per session, of {}: {} in the server's process when all were open and idle, {} \
-         after the load; in the kernel {} of slab and {} of socket buffers, both ends together",
-        count_text(memory.sessions),
-        text(memory.process_idle_bytes),
-        text(memory.process_loaded_bytes),
-        text(memory.kernel_slab_bytes),
-        text(memory.kernel_buffer_bytes),
-    )
 }
 
 fn exit_code(outcome: &Outcome, given_up: bool, written: u8) -> u8 {

@@ -1,5 +1,6 @@
 //! Answers and events: what they say of the server, and of the client's session.
 
+use shardgate_proto::mcp::version::Era;
 use shardgate_shard::Io;
 
 use super::{Command, Stand, Worker};
@@ -24,7 +25,6 @@ impl Worker {
         let good = self.judge(client, request, judged, now_ns);
         self.clients[client].served += 1;
         let parting = matches!(self.stand, Stand::Farewell { .. });
-        self.farewells -= u32::from(parting);
         let used_up = self
             .shared
             .plan
@@ -43,7 +43,7 @@ impl Worker {
     /// Counts an answer and follows the session; true if it is as it should be.
     fn judge(&mut self, client: usize, request: Request, judged: Judged, now_ns: u64) -> bool {
         let Request { op, planned_ns, sent_ns, counted, .. } = request;
-        self.in_flight -= u32::from(counted);
+        self.request_ended(client);
         let known = self.clients[client].session.id().is_some();
         let counted_op = counted.then_some(op);
         let parting = matches!(self.stand, Stand::Farewell { .. });
@@ -119,6 +119,13 @@ impl Worker {
     /// Something came on a stream.
     pub(super) fn hear_stream(&mut self, client: usize, now_ns: u64) {
         if self.clients[client].phase == Phase::Busy {
+            // MCP 2026-07-28, subscriptions: the acknowledgement is the first message.
+            if self.shared.plan.revision.era() == Era::Modern {
+                if self.clients[client].events == 0 {
+                    return;
+                }
+                self.clients[client].events -= 1;
+            }
             self.clients[client].phase = Phase::Streaming;
             // It hears of what is announced from now on.
             self.clients[client].heard = self.announced_ns.len();
@@ -155,7 +162,7 @@ impl Worker {
         let request = self.clients[client].request;
         let busy = self.clients[client].phase == Phase::Busy;
         if busy {
-            self.forget_request(client);
+            self.request_ended(client);
         }
         let op = (busy && request.counted).then_some(request.op);
         self.interval.fail(op, "unreadable", sentence);
@@ -164,9 +171,12 @@ impl Worker {
         self.hang_up(io, client);
     }
 
-    /// A request will have no answer.
-    pub(super) fn forget_request(&mut self, client: usize) {
-        self.in_flight -= u32::from(self.clients[client].request.counted);
+    /// A request is not under way any more, be it answered or not.
+    pub(super) fn request_ended(&mut self, client: usize) {
+        let Request { op, counted, .. } = self.clients[client].request;
+        let parting = matches!(self.stand, Stand::Farewell { .. });
+        self.in_flight -= u32::from(counted);
+        self.farewells -= u32::from(parting && !counted && op == Op::Delete);
     }
 
     /// Closes a client's connection from here.

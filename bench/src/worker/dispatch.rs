@@ -3,6 +3,7 @@
 use shardgate_proto::mcp::version::Era;
 use shardgate_shard::Io;
 
+use super::ending::thread_cpu_ns;
 use super::{Command, Stand, Worker};
 use crate::client::{Phase, Request, Role, Session};
 use crate::requests::RequestId;
@@ -18,6 +19,11 @@ impl Worker {
     pub(super) fn begin(&mut self, at_ns: u64) {
         self.begin_ns = at_ns;
         self.stand = Stand::Running;
+        // What getting ready took is no part of the run; what went wrong meanwhile is told.
+        let before = self.interval.restart(0, 0);
+        self.interval.errors = before.errors;
+        self.interval.totals.errors = before.totals.errors;
+        self.cpu_before_ns = thread_cpu_ns();
         self.begin_interval(0);
     }
 
@@ -36,6 +42,7 @@ impl Worker {
             }
             self.end_interval(end_ns);
             if end_ns >= self.run_end_ns() {
+                self.keep_backlog(end_ns);
                 return self.begin_drain(io, now_ns);
             }
             self.begin_interval(end_ns);
@@ -115,6 +122,18 @@ impl Worker {
         {
             self.arrivals.advance();
         }
+    }
+
+    /// Sends what the run has left to be sent; true if there is more.
+    pub(super) fn send_backlog(&mut self, io: &mut Io<'_, Command>, now_ns: u64) -> bool {
+        if self.backlog_end_ns == 0 {
+            return false;
+        }
+        let last_ns = self.backlog_end_ns - 1;
+        self.end_thinking(now_ns);
+        self.send_due(io, now_ns, last_ns);
+        let is_mine = self.shared.plan.shape != Shape::Fanout || self.number == 0;
+        is_mine && self.arrivals.peek_ns().is_some_and(|due_ns| due_ns <= last_ns)
     }
 
     /// Sends the next request of the workload; false if no connection is free for it.

@@ -4,12 +4,14 @@ use rustix::time::{ClockId, clock_gettime};
 use shardgate_shard::Io;
 
 use super::dispatch::nanoseconds;
-use super::{Command, FAREWELL_NS, Report, Stand, Worker};
+use super::{Command, FAREWELL_NS, FAREWELL_PER_SESSION_NS, Report, Stand, Worker};
 use crate::client::{Phase, Role, Session};
 use crate::recorder::Interval;
 use crate::workload::{Op, Shape};
 
 const SECOND_NS: u64 = 1_000_000_000;
+/// What has waited for a connection for longer than this when the run ends is not sent.
+const BACKLOG_NS_MAX: u64 = SECOND_NS;
 
 impl Worker {
     /// An interval begins: it ends with its second or with its stage.
@@ -62,8 +64,23 @@ impl Worker {
         self.drain(io, now_ns, until_ns);
     }
 
+    /// Sends what was due before the end and had no connection, if that is not much: a
+    /// server that is slow for the last moment is not one that leaves requests undone. Where
+    /// more has piled up, the server is at its limit, and what it would do behind the end
+    /// would flatter it.
+    pub(super) fn keep_backlog(&mut self, end_ns: u64) {
+        let oldest_ns = self.arrivals.peek_ns().unwrap_or(u64::MAX);
+        let is_little = end_ns.saturating_sub(oldest_ns) <= BACKLOG_NS_MAX;
+        // Streams wait for each announcement that was due.
+        let is_kept = is_little || self.shared.plan.shape == Shape::Fanout;
+        self.backlog_end_ns = if is_kept { end_ns } else { 0 };
+    }
+
     pub(super) fn drain(&mut self, io: &mut Io<'_, Command>, now_ns: u64, until_ns: u64) {
-        if (self.in_flight > 0 || self.events_are_missing()) && now_ns < until_ns {
+        let is_behind = self.send_backlog(io, now_ns);
+        if (is_behind || self.in_flight > 0 || self.events_are_missing()) && now_ns < until_ns {
+            let thought_ns = self.thinking.front().map_or(until_ns, |(due_ns, _)| *due_ns);
+            io.turn_at_ns(until_ns.min(thought_ns));
             return;
         }
         self.count_lost_events();
@@ -114,7 +131,7 @@ impl Worker {
             let timeout_ms = timeout_ns / 1_000_000;
             let sentence = format!("{what} was not answered within {timeout_ms} ms");
             if busy {
-                self.forget_request(client);
+                self.request_ended(client);
             }
             let op = (busy && request.counted).then_some(request.op);
             self.interval.fail(op, "timeout", &sentence);
@@ -126,7 +143,6 @@ impl Worker {
 
     /// Ends the sessions, so that the server need not keep them.
     fn begin_farewell(&mut self, io: &mut Io<'_, Command>, now_ns: u64) {
-        self.stand = Stand::Farewell { until_ns: now_ns + FAREWELL_NS };
         for client in &mut self.clients {
             if let Session::Begun(Some(id)) | Session::Open(Some(id)) =
                 std::mem::take(&mut client.session)
@@ -134,13 +150,16 @@ impl Worker {
                 self.to_end.push(id);
             }
         }
+        let sessions = self.to_end.len() as u64;
+        let until_ns = now_ns + FAREWELL_NS + sessions * FAREWELL_PER_SESSION_NS;
+        self.stand = Stand::Farewell { until_ns };
         let free: Vec<usize> = (0..self.clients.len())
             .filter(|client| matches!(self.clients[*client].phase, Phase::Free | Phase::Thinking))
             .collect();
         for client in free {
             self.end_a_session(io, client);
         }
-        self.part(io, now_ns, now_ns + FAREWELL_NS);
+        self.part(io, now_ns, until_ns);
     }
 
     /// Has a free client end one of the sessions that are left.

@@ -42,8 +42,9 @@ const REDIAL_MS: u64 = 200;
 const LOOK_MS: u64 = 250;
 /// For so long without a single connection, the server counts as gone.
 const GONE_NS: u64 = 3_000_000_000;
-/// How long the sessions' ends may take.
+/// How long the sessions' ends may take, and how much longer for each of them.
 const FAREWELL_NS: u64 = 5_000_000_000;
+const FAREWELL_PER_SESSION_NS: u64 = 1_000_000;
 
 /// What all workers of a run share.
 #[derive(Debug)]
@@ -74,6 +75,11 @@ pub(crate) enum Report {
         open: u32,
         /// Why one does not.
         trouble: Option<String>,
+    },
+    /// So many connections stand, and more are on their way.
+    Opening {
+        /// How many.
+        open: u32,
     },
     /// An interval is over.
     Interval(Box<Interval>),
@@ -137,6 +143,8 @@ pub(crate) struct Worker {
     announced_ns: Vec<u64>,
     interval: Interval,
     interval_end_ns: u64,
+    /// What was due before then is sent behind the end of the run; 0 for nothing.
+    backlog_end_ns: u64,
     /// Requests of the workload that are under way.
     in_flight: u32,
     requests_made: u64,
@@ -188,6 +196,7 @@ impl Worker {
             announced_ns: Vec::new(),
             interval: Interval::new(0, 0),
             interval_end_ns: 0,
+            backlog_end_ns: 0,
             in_flight: 0,
             requests_made: 0,
             step: 0,
@@ -306,6 +315,9 @@ impl Service for Worker {
     fn handle_timer(&mut self, io: &mut Io<'_, Command>, _token: u64) {
         self.give_up_overdue(io);
         self.look_for_the_server(io);
+        if self.stand == Stand::Opening {
+            self.tell(Report::Opening { open: self.open });
+        }
         if self.stand != Stand::Done {
             io.arm_timer(LOOK_MS, 0);
         }

@@ -223,9 +223,6 @@ impl Worker {
             self.open -= 1;
         }
         self.settle(client);
-        if phase == Phase::Busy && matches!(self.stand, Stand::Farewell { .. }) {
-            self.farewells -= 1;
-        }
         let failed = self.explain_loss(client, phase, reason);
         if client >= self.wanted {
             self.clients[client].phase = Phase::Retired;
@@ -265,7 +262,7 @@ impl Worker {
                 let op = request.op.name();
                 let sentence =
                     format!("the server at {address} left {op} without an answer: {why}");
-                self.forget_request(client);
+                self.request_ended(client);
                 self.interval.fail(request.counted.then_some(request.op), "closed", &sentence);
                 self.trouble = Some(sentence);
             }

@@ -459,7 +459,7 @@ const NODE_KEYS: &[Key] = &[
         "embedded.enabled",
         Kind::Boolean,
         "",
-        "Offers the built-in tools, resources and prompts. Default: true while there is no `[[upstream]]`, so that there is something to try; false as soon as there is one. `false` without any `[[upstream]]` is refused; `true` beside one has no effect yet.",
+        "Offers the built-in tools, resources and prompts. Default: true while there is no `[[upstream]]`, so that there is something to try; false as soon as there is one. `false` without any `[[upstream]]` is refused; `true` beside one makes it a further server, which routes may name as `embedded`.",
     ),
     integer(
         "embedded.page_entries",

@@ -127,6 +127,19 @@ pub struct UpstreamLimits {
     pub refresh_ms: u64,
 }
 
+impl UpstreamLimits {
+    /// What holds where nothing else is configured.
+    pub const DEFAULT: UpstreamLimits = UpstreamLimits {
+        in_flight_max: 1_024,
+        request_timeout_ms: 60_000,
+        request_lifetime_ms: 3_600_000,
+        idle_session_ms: 1_800_000,
+        breaker_failures: 5,
+        breaker_open_ms: 60_000,
+        refresh_ms: 300_000,
+    };
+}
+
 /// Which era of MCP is spoken with an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -40,15 +40,7 @@ const CONNECTIONS_MAX: usize = 256;
 const CONNECT_TIMEOUT_MS: u64 = 5_000;
 const IDLE_CONNECTION_MS: u64 = 4_000;
 const CHILDREN_MAX: usize = 64;
-const LIMITS: UpstreamLimits = UpstreamLimits {
-    in_flight_max: 1_024,
-    request_timeout_ms: 60_000,
-    request_lifetime_ms: 3_600_000,
-    idle_session_ms: 1_800_000,
-    breaker_failures: 5,
-    breaker_open_ms: 60_000,
-    refresh_ms: 300_000,
-};
+const LIMITS: UpstreamLimits = UpstreamLimits::DEFAULT;
 
 type Texts = BTreeMap<String, String>;
 type HiddenTexts = BTreeMap<String, HiddenText>;

@@ -75,7 +75,7 @@ fn offers_forms(object: &[u8]) -> bool {
 /// Severity of a log message, RFC 5424's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(super) enum LogLevel {
+pub(crate) enum LogLevel {
     Debug,
     Info,
     Notice,
@@ -99,11 +99,11 @@ impl LogLevel {
     ];
 
     /// The names in one text, for messages.
-    pub(super) const NAMES: &str =
+    pub(crate) const NAMES: &str =
         "debug, info, notice, warning, error, critical, alert or emergency";
 
     /// The level with this name.
-    pub(super) fn parse(name: &str) -> Option<LogLevel> {
+    pub(crate) fn parse(name: &str) -> Option<LogLevel> {
         LogLevel::ALL.into_iter().find(|level| level.as_str() == name)
     }
 

@@ -21,7 +21,7 @@
 pub(crate) mod answers;
 mod asking;
 mod catalog;
-mod client;
+pub(crate) mod client;
 mod conversations;
 pub(crate) mod dialogue;
 pub(crate) mod input_required;

@@ -59,6 +59,7 @@ impl Federation {
         now: Millis,
         events: &mut Events,
     ) {
+        let job = job.or_else(|| self.only_job_of_many(index, key));
         let modern = job
             .and_then(|job| self.jobs.job(job))
             .filter(|job| job.version.era() == Era::Modern)
@@ -69,7 +70,8 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let owner = server.sessions.session(key).map(|session| session.owner);
         let Some(Owner::Client(client)) = owner else {
-            let why = "the gateway can put a question to a client only while a call of it runs";
+            let why = "the gateway can put a question to a client only while a call of it runs, \
+                       and of several calls only if the question comes on the call's own stream";
             return self.refuse_question((index, key), id, why, now, events);
         };
         let call = job.and_then(|job| self.jobs.job(job)).and_then(|job| match job.waiter {
@@ -80,6 +82,16 @@ impl Federation {
         let token = meta_member(Some(params), "progressToken").map(Box::from);
         let ask = self.new_ask(AskOrigin { server: index, session: key, token, to });
         events.ask(ask, client, call, method, |out| out.extend_from_slice(params));
+    }
+
+    /// A question that comes on a session's own stream names no call. Where no client owns the
+    /// session, it is for the call under way, if there is exactly one.
+    fn only_job_of_many(&mut self, index: u16, key: UpKey) -> Option<JobKey> {
+        let session = self.servers[usize::from(index)].sessions.session(key)?;
+        match session.owner {
+            Owner::Everybody | Owner::Call(_) | Owner::Catalog => session.only_job(),
+            Owner::Client(_) | Owner::Nobody => None,
+        }
     }
 
     fn new_ask(&mut self, origin: AskOrigin) -> AskKey {
@@ -248,7 +260,13 @@ impl Federation {
         events: &mut Events,
     ) {
         let Some(job) = self.jobs.job(key) else { return };
-        job.lacking = Some(wanted);
+        // Roots are a session's and asked for at its beginning. Where nothing ties a question
+        // to a call, they are no reason for what becomes of the call.
+        let of_session =
+            wanted == "roots" && self.servers[usize::from(job.server)].is_shared_stream();
+        if !of_session {
+            job.lacking = Some(wanted);
+        }
         let (index, place) = (job.server, job.place);
         if let Some(place) = place {
             let why = format!("the client behind this call did not declare {wanted}");

@@ -44,6 +44,7 @@ impl Counters {
         let kind = match settings.wire {
             WireSettings::Http(_) => UpstreamKind::Http,
             WireSettings::Stdio { .. } => UpstreamKind::Stdio,
+            WireSettings::Inside => UpstreamKind::Embedded,
         };
         let (name, address) = (settings.name.clone(), settings.shown.clone());
         Counters {
@@ -194,6 +195,7 @@ impl Server {
         let links = match &self.wire {
             Wire::Http(http) => http.calls.links() + http.streams.links(),
             Wire::Stdio(pipes) => pipes.len(),
+            Wire::Inside(_) => 0,
         };
         let offered = |kind| self.listing.as_ref().map_or(0, |listing| listing.len(kind)) as u64;
         UpstreamGauges {

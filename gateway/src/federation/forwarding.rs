@@ -299,9 +299,10 @@ impl Federation {
         server.counters.call(outcome_of(job.failed, outcome));
         let bridged = job.version.era() == Era::Modern && server.era() == Some(Era::Legacy);
         let mut text = Vec::new();
+        // Where the server did not answer at all, it is not the capability that was missing.
+        let lacking = job.lacking.filter(|_| job.failed.is_none() && is_failure(outcome, body));
         let (outcome, body) = match outcome {
-            _ if job.lacking.is_some() && is_failure(outcome, body) => {
-                let lacking = job.lacking.unwrap_or_default();
+            _ if let Some(lacking) = lacking => {
                 write_missing_capability(&mut text, &format!("{{\"{lacking}\":{{}}}}"));
                 (Outcome::Error(modern::MISSING_CLIENT_CAPABILITY), text.as_slice())
             }

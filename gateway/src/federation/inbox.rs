@@ -73,6 +73,11 @@ impl Inbox {
         self.list.push((exchange, told));
     }
 
+    /// Takes what a pool tells, whose keys are marked so in the server's own table.
+    pub(super) fn marked(&mut self, mark: u64) -> impl FnMut(ExchangeKey, ExchangeEvent<'_>) {
+        move |key, event| self.push(ExchangeKey(key.0 | mark), event)
+    }
+
     pub(super) fn take(&mut self) -> Vec<(ExchangeKey, Told)> {
         std::mem::take(&mut self.list)
     }

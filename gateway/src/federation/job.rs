@@ -13,6 +13,7 @@ use slab::Slab;
 
 use super::params::meta_member;
 use super::session::UpKey;
+use crate::embedded::client::LogLevel;
 use crate::metrics::CallOutcome;
 
 /// Names a job for the process's life.
@@ -116,9 +117,9 @@ pub(super) const HELD_MESSAGES_MAX: usize = 64;
 impl Job {
     /// The least severity of log messages a modern client wants with this request;
     /// `None` if it wants none.
-    pub(super) fn wanted_level(&self) -> Option<u8> {
+    pub(super) fn wanted_level(&self) -> Option<LogLevel> {
         let level = meta_member(self.params.as_deref(), "io.modelcontextprotocol/logLevel")?;
-        super::levels::severity(&jsonrpc::string(level)?)
+        LogLevel::parse(&jsonrpc::string(level)?)
     }
 
     /// The client's session, if it is a legacy client.

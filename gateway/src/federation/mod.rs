@@ -17,21 +17,25 @@
 mod asking;
 mod breaker;
 mod counters;
+mod ending;
+mod exchanges;
 mod fault;
 mod forwarding;
 mod inbox;
+mod inside;
 mod job;
-mod levels;
 mod listening;
 mod opening;
 mod params;
 mod reading;
 mod receiving;
 mod replacing;
+mod routing;
 mod server;
 mod session;
 mod settings;
 mod siblings;
+mod standing;
 mod stdio;
 mod sweeping;
 mod tasks;
@@ -41,11 +45,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use shardgate_proto::catalog::ListKind;
 use shardgate_proto::clock::Millis;
-use shardgate_proto::http_client::ExchangeKey;
 use shardgate_proto::jsonrpc;
-use shardgate_proto::mcp::modern;
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 use shardgate_proto::upstream::{
     AskKey, Call, CallKey, Caller, Description, Events, HeaderParameter, LinkEnd, LinkKey,
@@ -53,7 +54,6 @@ use shardgate_proto::upstream::{
 };
 
 use self::asking::AskOrigin;
-use self::forwarding::Route;
 use self::inbox::Inbox;
 use self::job::{JobKey, Jobs, Waiter};
 use self::server::{Server, Use, Wire, server_of};
@@ -174,6 +174,8 @@ pub(crate) struct Federation {
     inbox: Inbox,
     scratch: Vec<u8>,
     early: Vec<EarlyCall>,
+    /// The embedded server's number, if it is one of the servers.
+    inside: Option<u16>,
     /// Messages of siblings that know a newer configuration.
     ahead: Vec<Box<[u8]>>,
     /// Until when calls wait for servers that have not been read.
@@ -188,12 +190,14 @@ pub(crate) struct Federation {
 impl Federation {
     /// The servers of `settings`, of which none has been asked yet.
     pub(crate) fn new(settings: FederationSettings) -> Federation {
-        let servers = settings
+        let servers: Vec<Server> = settings
             .servers
             .iter()
             .map(|server| Server::new(server.endpoint.0, Arc::clone(server), &settings))
             .collect();
+        let inside = servers.iter().find(|server| matches!(server.wire, Wire::Inside(_)));
         Federation {
+            inside: inside.map(|server| server.index),
             seal: StateSeal::new(settings.seal_key),
             servers,
             views: Views::new(&settings),
@@ -217,20 +221,10 @@ impl Federation {
         }
     }
 
-    /// Answers a list.
-    fn list(&self, kind: ListKind, call: &Call<'_>, events: &mut Events) {
-        let cursor = call
-            .params
-            .and_then(|params| jsonrpc::member(params, "cursor"))
-            .and_then(jsonrpc::string);
-        match self.views.page(call.route, kind, call.version, cursor.as_deref()) {
-            Some(page) => events.result(call.key, |out| out.extend_from_slice(&page)),
-            None => {
-                let text = "params.cursor is not one this gateway gave out: list again from \
-                            the start";
-                fault::refuse(events, call.key, modern::INVALID_PARAMS, text);
-            }
-        }
+    /// What follows from a step, once its cause has been dealt with.
+    fn settle(&mut self, now: Millis, events: &mut Events) {
+        self.hear_inside(now, events);
+        self.put_all_questions(now, events);
     }
 
     /// False at the start, while some servers have neither listed nor failed.
@@ -251,182 +245,6 @@ impl Federation {
     /// The shard that reads a server's lists and keeps its child if it has but one.
     fn home(&self, server: u16) -> u16 {
         server % self.settings.shards.max(1)
-    }
-
-    fn route(&mut self, call: &Call<'_>, now: Millis, events: &mut Events) {
-        if let Some(kind) = ListKind::of_method(call.method) {
-            return self.list(kind, call, events);
-        }
-        match (call.method, call.version.era()) {
-            ("tools/call", _) => self.call_tool(call, now, events),
-            ("prompts/get", _) => self.prompt(call, now, events),
-            ("resources/read", _)
-            | ("resources/subscribe" | "resources/unsubscribe", Era::Legacy) => {
-                self.resource(call, now, events);
-            }
-            ("completion/complete", _) => self.complete(call, now, events),
-            ("logging/setLevel", Era::Legacy) => self.set_level(call, now, events),
-            ("tasks/get" | "tasks/cancel", _)
-            | ("tasks/update", Era::Modern)
-            | ("tasks/result", Era::Legacy) => self.task_call(call, now, events),
-            ("subscriptions/listen", Era::Modern) => self.open_listen(call, now, events),
-            (method, _) => {
-                let text = format!("there is no method {method:?} in this protocol version");
-                fault::refuse(events, call.key, modern::METHOD_NOT_FOUND, &text);
-            }
-        }
-    }
-
-    fn call_tool(&mut self, call: &Call<'_>, now: Millis, events: &mut Events) {
-        let Some(name) = call.name else {
-            let text = "params.name must be a string: the tool's name";
-            return fault::refuse(events, call.key, modern::INVALID_PARAMS, text);
-        };
-        let catalog = self.views.catalog(call.route);
-        let Some(tool) = catalog.tool(name) else {
-            let text = catalog.missing_tool(name).to_string();
-            return self.refuse_unlisted(call, &text, events);
-        };
-        if tool.quarantined {
-            let server = self.servers[usize::from(tool.server)].name();
-            let text = format!(
-                "tool {name:?} is quarantined: its definition has changed since it was approved; \
-                 whoever runs the gateway can approve it by: shardgate catalog approve {server} {}",
-                tool.name
-            );
-            return fault::refuse(events, call.key, modern::INVALID_PARAMS, &text);
-        }
-        let route = Route {
-            server: tool.server,
-            name: (tool.name != name).then(|| tool.name.into()),
-            name_header: Some(tool.name.into()),
-            repeatable: tool.idempotent || tool.read_only,
-        };
-        self.forward_or_resume(call, route, now, events);
-    }
-
-    /// No list has the name. Where lists are missing, that may be for their servers' trouble.
-    fn refuse_unlisted(&self, call: &Call<'_>, missing: &str, events: &mut Events) {
-        let silent = self.servers.iter().filter(|server| {
-            server.leaving.is_none()
-                && server.listing.is_none()
-                && self.views.shows(call.route, server.index)
-        });
-        let silent = silent.map(|server| (server.name(), server.trouble.as_deref()));
-        let silent: Vec<_> = silent.collect();
-        if silent.is_empty() {
-            return fault::refuse(events, call.key, modern::INVALID_PARAMS, missing);
-        }
-        let refusal = fault::Refusal::unlisted(missing, &silent);
-        events.error(call.key, fault::UPSTREAM, |out| refusal.write(out));
-    }
-
-    /// A further round with a legacy server goes on with the call that is held.
-    fn forward_or_resume(
-        &mut self,
-        call: &Call<'_>,
-        route: Route,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let legacy = self.servers[usize::from(route.server)].era() == Some(Era::Legacy);
-        let bridged = legacy && call.version.era() == Era::Modern;
-        if !(bridged && self.resume(call, now, events)) {
-            self.forward(call, route, now, events);
-        }
-    }
-
-    fn prompt(&mut self, call: &Call<'_>, now: Millis, events: &mut Events) {
-        let Some(name) = call.name else {
-            let text = "params.name must be a string: the prompt's name";
-            return fault::refuse(events, call.key, modern::INVALID_PARAMS, text);
-        };
-        let catalog = self.views.catalog(call.route);
-        let Some(prompt) = catalog.prompt(name) else {
-            let text = catalog.missing_prompt(name).to_string();
-            return self.refuse_unlisted(call, &text, events);
-        };
-        let route = Route {
-            server: prompt.server,
-            name: (prompt.name != name).then(|| prompt.name.into()),
-            name_header: Some(prompt.name.into()),
-            repeatable: true,
-        };
-        self.forward_or_resume(call, route, now, events);
-    }
-
-    fn resource(&mut self, call: &Call<'_>, now: Millis, events: &mut Events) {
-        let uri =
-            call.params.and_then(|params| jsonrpc::member(params, "uri")).and_then(jsonrpc::string);
-        let Some(uri) = uri else {
-            let text = "params.uri must be a string: the resource's address";
-            return fault::refuse(events, call.key, modern::INVALID_PARAMS, text);
-        };
-        let Some(server) = self.views.catalog(call.route).resource(&uri) else {
-            return Federation::refuse_unknown_resource(call, &uri, events);
-        };
-        let reads = call.method == "resources/read";
-        if let (false, Caller::Session(client)) = (reads, call.caller)
-            && self.subscribe(call, (server, client, &uri), now, events)
-        {
-            return;
-        }
-        let name_header = Some(Box::from(&*uri));
-        let route = Route { server, name: None, name_header, repeatable: true };
-        self.forward_or_resume(call, route, now, events);
-    }
-
-    fn complete(&mut self, call: &Call<'_>, now: Millis, events: &mut Events) {
-        let params = call.params.unwrap_or(b"{}");
-        let reference = jsonrpc::member(params, "ref").unwrap_or(b"{}");
-        let text = |name| jsonrpc::member(reference, name).and_then(jsonrpc::string);
-        let catalog = self.views.catalog(call.route);
-        let target = match (text("type").as_deref(), text("name"), text("uri")) {
-            (Some("ref/prompt"), Some(name), _) => {
-                catalog.prompt(&name).map(|prompt| (prompt.server, Some(prompt.name.to_owned())))
-            }
-            (Some("ref/resource"), _, Some(uri)) => catalog.template(&uri).map(|it| (it, None)),
-            _ => None,
-        };
-        let Some((server, bare)) = target else {
-            let text = "params.ref names neither a prompt nor a resource that is known here";
-            return fault::refuse(events, call.key, modern::INVALID_PARAMS, text);
-        };
-        let renamed = bare.map(|bare| with_prompt_name(params, reference, &bare));
-        let call = Call { params: Some(renamed.as_deref().unwrap_or(params)), ..*call };
-        let route = Route { server, name: None, name_header: None, repeatable: true };
-        self.forward(&call, route, now, events);
-    }
-
-    /// `logging/setLevel`: kept for servers to come, and told to those that are used.
-    fn set_level(&mut self, call: &Call<'_>, now: Millis, events: &mut Events) {
-        let level = call
-            .params
-            .and_then(|params| jsonrpc::member(params, "level"))
-            .and_then(jsonrpc::string)
-            .filter(|level| levels::severity(level).is_some());
-        let (Some(level), Caller::Session(session)) = (level, call.caller) else {
-            let text = "params.level must be debug, info, notice, warning, error, critical, \
-                        alert or emergency";
-            return fault::refuse(events, call.key, modern::INVALID_PARAMS, text);
-        };
-        let Some(client) = self.clients.get_mut(&session) else { return };
-        client.log_level = Some((&*level).into());
-        let sessions = client.sessions.clone();
-        let params = opening::one_text("level", &level);
-        for (index, key) in sessions {
-            let server = &mut self.servers[usize::from(index)];
-            let wanted = server
-                .sessions
-                .session(key)
-                .is_some_and(|session| session.phase == Phase::Ready && session.abilities.logging);
-            if wanted {
-                let method = "logging/setLevel";
-                let chore = session::Pending::Chore(method);
-                self.request(index, key, chore, method, &params, &[], now, events);
-            }
-        }
-        events.result(call.key, |out| out.extend_from_slice(b"{}"));
     }
 
     /// A message without answer for a server, as soon as the session is ready.
@@ -462,18 +280,67 @@ impl Federation {
             self.note(index, key, &message, now, events);
         }
     }
-}
 
-/// `params` of a completion with the prompt's own name in its reference.
-fn with_prompt_name(params: &[u8], reference: &[u8], name: &str) -> Vec<u8> {
-    let mut renamed = Vec::new();
-    params::splice_text(&mut renamed, reference, "name", name);
-    // The reference is a part of the params' text, so their distance is its place.
-    let start = reference.as_ptr() as usize - params.as_ptr() as usize;
-    let mut out = params[..start].to_vec();
-    out.extend_from_slice(&renamed);
-    out.extend_from_slice(&params[start + reference.len()..]);
-    out
+    /// What the federation of another shard says.
+    fn take_sibling(&mut self, message: &[u8], now: Millis, events: &mut Events) {
+        let own = self.settings.shard;
+        let read = siblings::read(message);
+        let server = read.and_then(|message| message.server());
+        // The other shard has taken a new configuration over before this one.
+        let ahead = server.is_some_and(|server| usize::from(server) >= self.servers.len());
+        if ahead && self.ahead.len() < replacing::AHEAD_MAX {
+            return self.ahead.push(message.into());
+        }
+        match read {
+            Some(SiblingMessage::Resume { to, from, call, job, responses }) if to == own => {
+                let waiter = Waiter::Sibling { shard: from, call };
+                self.resume_here(job, waiter, responses, now, events);
+            }
+            Some(SiblingMessage::Answer { to, call, outcome, body }) if to == own => {
+                if self.away.remove(&call).is_some() {
+                    self.hand_to(Waiter::Call(call), outcome, body, events);
+                }
+            }
+            Some(SiblingMessage::Notice { to, call, message }) if to == own => {
+                if self.away.contains_key(&call) {
+                    let target = shardgate_proto::upstream::Target::Call(call);
+                    events.notify(target, |out| out.extend_from_slice(message));
+                }
+            }
+            Some(SiblingMessage::Cancel { to, job }) if to == own => {
+                self.cancel_job(job, "the client cancelled the request", now, events);
+            }
+            Some(SiblingMessage::Call { to, from, call, order }) if to == own => {
+                let waiter = Waiter::Sibling { shard: from, call };
+                self.forward_for_sibling(waiter, &order, now, events);
+            }
+            Some(SiblingMessage::CancelCall { to, from, call }) if to == own => {
+                let waiter = Waiter::Sibling { shard: from, call };
+                let job = self.jobs.iter().find(|job| job.waiter == waiter).map(|job| job.key);
+                if let Some(job) = job {
+                    self.cancel_job(job, "the client cancelled the request", now, events);
+                }
+            }
+            Some(SiblingMessage::Listing { server, version, abilities, listing }) => {
+                self.take_listing(server, (version, abilities), listing, now, events);
+            }
+            Some(SiblingMessage::Failed { server, why }) => {
+                if let Some(server) = self.staying(server) {
+                    server.reading.answered_once = true;
+                    server.trouble = Some(why.to_owned());
+                    self.lists_may_be_answered(now, events);
+                }
+            }
+            Some(SiblingMessage::Changed { server }) => {
+                self.list_changed(server, now);
+            }
+            Some(SiblingMessage::Inside { server, message }) => {
+                self.hear_sibling_inside(server, message, now);
+            }
+            // For another shard, or of another build.
+            Some(_) | None => {}
+        }
+    }
 }
 
 impl Upstream for Federation {
@@ -532,6 +399,7 @@ impl Upstream for Federation {
         if !client.watched.is_empty() {
             self.watch_all(now, events);
         }
+        self.settle(now, events);
     }
 
     fn handle_call(&mut self, call: &Call<'_>, now: Millis, events: &mut Events) {
@@ -540,6 +408,7 @@ impl Upstream for Federation {
         } else {
             self.early.push(EarlyCall::new(call));
         }
+        self.hear_inside(now, events);
     }
 
     fn handle_notification(
@@ -570,7 +439,7 @@ impl Upstream for Federation {
         events: &mut Events,
     ) {
         self.take_reply(ask, outcome, body, now, events);
-        self.put_all_questions(now, events);
+        self.settle(now, events);
     }
 
     fn cancel(&mut self, call: CallKey, now: Millis, events: &mut Events) {
@@ -584,73 +453,23 @@ impl Upstream for Federation {
         }
         if self.by_call.contains_key(&call) {
             self.cancel_call(call, now, events);
-            return self.put_all_questions(now, events);
+            return self.settle(now, events);
         }
         if self.subscriptions.forget_listen(call) {
             self.watch_all(now, events);
+            self.hear_inside(now, events);
         }
     }
 
     fn handle_sibling(&mut self, message: &[u8], now: Millis, events: &mut Events) {
-        let own = self.settings.shard;
-        let read = siblings::read(message);
-        let server = read.and_then(|message| message.server());
-        // The other shard has taken a new configuration over before this one.
-        let ahead = server.is_some_and(|server| usize::from(server) >= self.servers.len());
-        if ahead && self.ahead.len() < replacing::AHEAD_MAX {
-            return self.ahead.push(message.into());
-        }
-        match read {
-            Some(SiblingMessage::Resume { to, from, call, job, responses }) if to == own => {
-                let waiter = Waiter::Sibling { shard: from, call };
-                self.resume_here(job, waiter, responses, now, events);
-            }
-            Some(SiblingMessage::Answer { to, call, outcome, body }) if to == own => {
-                if self.away.remove(&call).is_some() {
-                    self.hand_to(Waiter::Call(call), outcome, body, events);
-                }
-            }
-            Some(SiblingMessage::Notice { to, call, message }) if to == own => {
-                if self.away.contains_key(&call) {
-                    let target = shardgate_proto::upstream::Target::Call(call);
-                    events.notify(target, |out| out.extend_from_slice(message));
-                }
-            }
-            Some(SiblingMessage::Cancel { to, job }) if to == own => {
-                self.cancel_job(job, "the client cancelled the request", now, events);
-            }
-            Some(SiblingMessage::Call { to, from, call, order }) if to == own => {
-                let waiter = Waiter::Sibling { shard: from, call };
-                self.forward_for_sibling(waiter, &order, now, events);
-            }
-            Some(SiblingMessage::CancelCall { to, from, call }) if to == own => {
-                let waiter = Waiter::Sibling { shard: from, call };
-                let job = self.jobs.iter().find(|job| job.waiter == waiter).map(|job| job.key);
-                if let Some(job) = job {
-                    self.cancel_job(job, "the client cancelled the request", now, events);
-                }
-            }
-            Some(SiblingMessage::Listing { server, version, abilities, listing }) => {
-                self.take_listing(server, (version, abilities), listing, now, events);
-            }
-            Some(SiblingMessage::Failed { server, why }) => {
-                if let Some(server) = self.staying(server) {
-                    server.reading.answered_once = true;
-                    server.trouble = Some(why.to_owned());
-                    self.lists_may_be_answered(now, events);
-                }
-            }
-            Some(SiblingMessage::Changed { server }) => {
-                self.list_changed(server, now);
-            }
-            // For another shard, or of another build.
-            Some(_) | None => {}
-        }
+        self.take_sibling(message, now, events);
+        self.hear_inside(now, events);
     }
 
     fn poll_timeout(&self) -> Option<Millis> {
         let wires = self.servers.iter().filter_map(|server| match &server.wire {
             Wire::Http(http) => http.poll_timeout(),
+            Wire::Inside(inside) => inside.poll_timeout(),
             Wire::Stdio(_) => None,
         });
         wires.chain([self.next_sweep]).min()
@@ -659,12 +478,17 @@ impl Upstream for Federation {
     fn handle_timeout(&mut self, now: Millis, events: &mut Events) {
         for index in 0..self.servers.len() {
             let inbox = &mut self.inbox;
-            let Wire::Http(http) = &mut self.servers[index].wire else { continue };
+            let http = match &mut self.servers[index].wire {
+                Wire::Http(http) => http,
+                Wire::Inside(inside) => {
+                    inside.handle_timeout(now);
+                    continue;
+                }
+                Wire::Stdio(_) => continue,
+            };
             if http.poll_timeout().is_some_and(|at| at <= now) {
                 for (pool, mark) in http.pools() {
-                    pool.handle_timeout(now, events, &mut |key, event| {
-                        inbox.push(ExchangeKey(key.0 | mark), event);
-                    });
+                    pool.handle_timeout(now, events, &mut inbox.marked(mark));
                 }
                 self.take_told(index as u16, now, events);
             }
@@ -672,7 +496,7 @@ impl Upstream for Federation {
         if now >= self.next_sweep {
             self.sweep(now, events);
         }
-        self.put_all_questions(now, events);
+        self.settle(now, events);
     }
 
     fn link_opened(&mut self, link: LinkKey, now: Millis, events: &mut Events) {
@@ -680,9 +504,7 @@ impl Upstream for Federation {
         let inbox = &mut self.inbox;
         if let Wire::Http(http) = &mut self.servers[usize::from(index)].wire {
             let (pool, mark) = http.pool(link);
-            pool.link_opened(link, now, events, &mut |key, event| {
-                inbox.push(ExchangeKey(key.0 | mark), event);
-            });
+            pool.link_opened(link, now, events, &mut inbox.marked(mark));
             self.take_told(index, now, events);
         }
     }
@@ -693,14 +515,13 @@ impl Upstream for Federation {
         match &mut self.servers[usize::from(index)].wire {
             Wire::Http(http) => {
                 let (pool, mark) = http.pool(link);
-                pool.link_received(link, bytes, now, events, &mut |key, event| {
-                    inbox.push(ExchangeKey(key.0 | mark), event);
-                });
+                pool.link_received(link, bytes, now, events, &mut inbox.marked(mark));
                 self.take_told(index, now, events);
             }
             Wire::Stdio(_) => self.take_lines(link, bytes, now, events),
+            Wire::Inside(_) => {}
         }
-        self.put_all_questions(now, events);
+        self.settle(now, events);
     }
 
     fn link_closed(&mut self, link: LinkKey, end: LinkEnd, now: Millis, events: &mut Events) {
@@ -709,13 +530,12 @@ impl Upstream for Federation {
         match &mut self.servers[usize::from(index)].wire {
             Wire::Http(http) => {
                 let (pool, mark) = http.pool(link);
-                pool.link_closed(link, end, now, events, &mut |key, event| {
-                    inbox.push(ExchangeKey(key.0 | mark), event);
-                });
+                pool.link_closed(link, end, now, events, &mut inbox.marked(mark));
                 self.take_told(index, now, events);
             }
             Wire::Stdio(_) => self.child_ended(link, &end, now, events),
+            Wire::Inside(_) => {}
         }
-        self.put_all_questions(now, events);
+        self.settle(now, events);
     }
 }

@@ -1,4 +1,4 @@
-//! How sessions with tool servers begin and end.
+//! How sessions with tool servers begin.
 //!
 //! A server is first asked what it is: `server/discover` of the modern era, and if it
 //! doesn't understand that, `initialize`. Sessions of clients are opened when the first
@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use shardgate_proto::clock::Millis;
 use shardgate_proto::jsonrpc;
+use shardgate_proto::mcp::modern;
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 use shardgate_proto::upstream::{Events, SessionKey};
 
@@ -15,18 +16,19 @@ use super::forwarding::asked_version;
 use super::job::JobKey;
 use super::params::{self, ModernContext};
 use super::server::{Outgoing, Use, Wire};
-use super::session::{Abilities, Owner, Pending, Phase, Session, UpKey};
+use super::session::{Abilities, Owner, Pending, Phase, UpKey};
 use super::settings::{HttpSettings, Protocol, Transport, WireSettings};
+use super::standing::STREAM_ANSWER_MS;
 use super::{Federation, GATEWAY_INFO};
-use crate::metrics::{CallOutcome, ReadingResult, SessionFate};
+use crate::metrics::{CallOutcome, SessionFate};
 
 /// What the gateway, as the client of all modern clients, says it can do: whatever a
 /// server asks is put to the client behind the call, who may lack it.
 const BRIDGE_CAPABILITIES: &[u8] = br#"{"sampling":{},"elicitation":{},"roots":{}}"#;
 
-/// A new try to reach a server that did not answer waits so long, doubled each time.
-const RETRY_MS_MIN: u64 = 500;
-const RETRY_MS_MAX: u64 = 30_000;
+/// A child that does not answer `server/discover` for so long is sent `initialize` too:
+/// older servers may ignore what comes before it.
+pub(super) const DISCOVER_PATIENCE_MS: u64 = 5_000;
 
 impl Federation {
     /// Finds out what a server speaks, unless that is under way.
@@ -46,27 +48,50 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let key = server.sessions.insert(Owner::Catalog, version, Phase::Initializing, now);
         server.catalog = Some(key);
-        let params = self.modern_params(&[]);
-        let fields = [(Cow::Borrowed("Mcp-Method"), "server/discover".to_owned())];
         self.start_streams(index, key, now, events);
-        self.request(
-            index,
-            key,
-            Pending::Discover,
-            "server/discover",
-            &params,
-            &fields,
-            now,
-            events,
-        );
+        self.ask_what_it_is(index, key, now, events);
+    }
+
+    fn ask_what_it_is(&mut self, index: u16, key: UpKey, now: Millis, events: &mut Events) {
+        let params = self.modern_params(&[]);
+        let method = "server/discover";
+        let fields = [(Cow::Borrowed("Mcp-Method"), method.to_owned())];
+        self.request(index, key, Pending::Discover, method, &params, &fields, now, events);
     }
 
     pub(super) fn open_catalog_session(&mut self, index: u16, now: Millis, events: &mut Events) {
         let version = ProtocolVersion::LATEST_LEGACY;
         let shared = self.servers[usize::from(index)].is_one_child();
-        let capabilities = if shared { BRIDGE_CAPABILITIES } else { b"{}" };
+        let capabilities = catalog_capabilities(shared);
         let key = self.open(index, Owner::Catalog, version, capabilities, now, events);
         self.servers[usize::from(index)].catalog = Some(key);
+    }
+
+    /// The server does not know the newer era, or takes its time to say so.
+    pub(super) fn try_initialize(
+        &mut self,
+        index: u16,
+        key: UpKey,
+        now: Millis,
+        events: &mut Events,
+    ) {
+        let server = &mut self.servers[usize::from(index)];
+        let shared = server.is_one_child();
+        let Some(session) = server.sessions.session(key) else { return };
+        if session.link.is_none() {
+            if let Some(session) = self.drop_session(index, key, events) {
+                self.servers[usize::from(index)].parked.extend(session.waiting);
+            }
+            return self.open_catalog_session(index, now, events);
+        }
+        // The child goes on; it need not be started again.
+        if session.is_asked(Pending::Initialize) {
+            return;
+        }
+        let version = ProtocolVersion::LATEST_LEGACY;
+        session.version = version;
+        server.parked.append(&mut session.waiting);
+        self.initialize(index, key, version, catalog_capabilities(shared), now, events);
     }
 
     /// `params` of a request of our own to a modern server, with `members` before `_meta`.
@@ -97,6 +122,19 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let key = server.sessions.insert(owner, version, Phase::Initializing, now);
         self.start_streams(index, key, now, events);
+        self.initialize(index, key, version, capabilities, now, events);
+        key
+    }
+
+    fn initialize(
+        &mut self,
+        index: u16,
+        key: UpKey,
+        version: ProtocolVersion,
+        capabilities: &[u8],
+        now: Millis,
+        events: &mut Events,
+    ) {
         let mut params = b"{\"protocolVersion\":\"".to_vec();
         params.extend_from_slice(version.as_str().as_bytes());
         params.extend_from_slice(b"\",\"capabilities\":");
@@ -105,7 +143,6 @@ impl Federation {
         params.extend_from_slice(GATEWAY_INFO.as_bytes());
         params.push(b'}');
         self.request(index, key, Pending::Initialize, "initialize", &params, &[], now, events);
-        key
     }
 
     /// A stdio server's session has a child of its own, an HTTP+SSE server's a stream.
@@ -126,7 +163,7 @@ impl Federation {
                     session.standing = exchange;
                 }
             }
-            Wire::Http(_) => {}
+            Wire::Http(_) | Wire::Inside(_) => {}
         }
     }
 
@@ -294,6 +331,32 @@ impl Federation {
         Some(key)
     }
 
+    /// The server has refused `server/discover`, with this error object.
+    pub(super) fn discover_refused(
+        &mut self,
+        index: u16,
+        key: UpKey,
+        (code, body): (i32, &[u8]),
+        now: Millis,
+        events: &mut Events,
+    ) {
+        // MCP 2026-07-28, UnsupportedProtocolVersionError: "The client should choose a mutually
+        // supported version from this list and retry." Only one is, so only once.
+        let refused = code == modern::UNSUPPORTED_VERSION;
+        let supported = jsonrpc::member(body, "data")
+            .and_then(|data| jsonrpc::member(data, "supported"))
+            .unwrap_or_default();
+        let names_ours = names(supported, ProtocolVersion::V2026_07_28.as_str());
+        if refused
+            && names_ours
+            && let Some(session) = self.servers[usize::from(index)].sessions.session(key)
+            && !std::mem::replace(&mut session.has_asked_again, true)
+        {
+            return self.ask_what_it_is(index, key, now, events);
+        }
+        self.discovered(index, key, None, now, events);
+    }
+
     /// The answer to `server/discover`.
     pub(super) fn discovered(
         &mut self,
@@ -314,16 +377,16 @@ impl Federation {
                            upstream.protocol = \"modern\" asks for";
                 return self.server_failed(index, why, now, events);
             }
-            if let Some(session) = self.drop_session(index, key, events) {
-                self.servers[usize::from(index)].parked.extend(session.waiting);
-            }
-            return self.open_catalog_session(index, now, events);
+            return self.try_initialize(index, key, now, events);
         };
         let server = &mut self.servers[usize::from(index)];
         let mut waiting = Vec::new();
         if let Some(session) = server.sessions.session(key) {
             session.abilities = Abilities::read(capabilities.unwrap_or(b"{}"));
             session.phase = Phase::Ready;
+            session.version = version;
+            // It was slow to answer, and has been asked both.
+            session.forget(Pending::Initialize);
             waiting = std::mem::take(&mut session.waiting);
             // There is nothing in a modern session that its users could not share; and a
             // child that changes its lists must be the one whose lists are read.
@@ -361,9 +424,13 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let Some(session) = server.sessions.session(key) else { return };
         session.version = version;
+        session.forget(Pending::Discover);
         let capabilities = jsonrpc::member(result, "capabilities").unwrap_or(b"{}");
         session.abilities = Abilities::read(capabilities);
         session.phase = Phase::Confirming;
+        if session.owner == Owner::Nobody {
+            return self.end_session(index, key, now, events);
+        }
         let mut body = Vec::new();
         jsonrpc::write_notification(&mut body, "notifications/initialized", None);
         let sent = server.post(key, Use::Confirmation, &Outgoing::plain(&body), now, events);
@@ -378,35 +445,24 @@ impl Federation {
         }
     }
 
-    /// A session may be used: what waited for it is sent.
+    /// A session is open. Its calls go out once its standing stream is there.
     pub(super) fn ready(&mut self, index: u16, key: UpKey, now: Millis, events: &mut Events) {
         let server = &mut self.servers[usize::from(index)];
         let Some(session) = server.sessions.session(key) else { return };
-        session.phase = Phase::Ready;
+        session.phase = Phase::Listening(now + STREAM_ANSWER_MS);
+        let version = session.version;
         server.counters.session(SessionFate::Opened);
-        let (owner, version) = (session.owner, session.version);
-        let waiting = std::mem::take(&mut session.waiting);
-        let notes = std::mem::take(&mut session.notes);
         self.answered(index, version, now, events);
         self.open_standing(index, key, now, events);
-        self.restore(index, key, owner, now, events);
-        for note in notes {
-            let server = &mut self.servers[usize::from(index)];
-            let _ = server.post(key, Use::Note, &Outgoing::plain(&note), now, events);
-        }
-        for job in waiting {
-            self.send_job(job, key, now, events);
-        }
-        match owner {
-            Owner::Catalog => self.read_lists(index, now, events),
-            Owner::Everybody => self.watch(index, now, events),
-            Owner::Client(_) | Owner::Call(_) => {}
+        if self.awaits_stream(index, key) {
+            self.look_by(now + STREAM_ANSWER_MS);
+        } else {
+            self.send_waiting(index, key, now, events);
         }
     }
 
-    /// The stream for what belongs to no call (MCP 2025-11-25, transports: "The client MAY
-    /// issue an HTTP GET").
-    pub(super) fn open_standing(
+    /// A session may be used: what waited for it is sent.
+    pub(super) fn send_waiting(
         &mut self,
         index: u16,
         key: UpKey,
@@ -415,22 +471,23 @@ impl Federation {
     ) {
         let server = &mut self.servers[usize::from(index)];
         let Some(session) = server.sessions.session(key) else { return };
-        session.standing_retry_at = None;
-        if session.standing.is_some()
-            || !server.settings.standing_stream
-            || session.version.era() == Era::Modern
-        {
-            return;
+        session.phase = Phase::Ready;
+        let owner = session.owner;
+        let waiting = std::mem::take(&mut session.waiting);
+        let notes = std::mem::take(&mut session.notes);
+        self.restore(index, key, owner, now, events);
+        for note in notes {
+            let server = &mut self.servers[usize::from(index)];
+            let _ = server.post(key, Use::Note, &Outgoing::plain(&note), now, events);
         }
-        let last = std::mem::take(&mut session.standing_last_id);
-        // A pool without room is no reason to fail a session: the stream is tried again.
-        let opened = server.listen(key, Use::Standing, &last, now, events);
-        if let Some(session) = server.sessions.session(key) {
-            session.standing_last_id = last;
-            match opened {
-                Ok(exchange) => session.standing = exchange,
-                Err(_) => session.standing_retry_at = Some(now + RETRY_MS_MAX),
-            }
+        for job in waiting {
+            self.send_job(job, key, now, events);
+        }
+        if owner == Owner::Everybody {
+            self.watch(index, now, events);
+        }
+        if self.servers[usize::from(index)].catalog == Some(key) {
+            self.read_lists(index, now, events);
         }
     }
 
@@ -483,171 +540,6 @@ impl Federation {
             self.dispatch(job, now, events);
         }
     }
-
-    /// A server could not be reached or made no sense: what waits for it is answered, and
-    /// it is tried again later.
-    pub(super) fn server_failed(
-        &mut self,
-        index: u16,
-        why: &str,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        self.count_failure(index, why, now);
-        let server = &mut self.servers[usize::from(index)];
-        let reading = &mut server.reading;
-        reading.failures = reading.failures.saturating_add(1);
-        let pause = RETRY_MS_MIN << reading.failures.min(6);
-        reading.next_at = now + pause.min(RETRY_MS_MAX);
-        reading.answered_once = true;
-        server.counters.reading(ReadingResult::Failed);
-        let parked: Vec<JobKey> = std::mem::take(&mut server.parked);
-        // Calls of clients may run in the session by which lists could not be read.
-        if let Some(key) = server.catalog
-            && server.sessions.session(key).is_none_or(|session| session.jobs().is_empty())
-        {
-            self.end_session(index, key, now, events);
-        }
-        for job in parked {
-            self.fail(job, why, now, events);
-        }
-        if self.home(index) == self.settings.shard {
-            super::siblings::write_failed(events, index, why);
-        }
-        self.lists_may_be_answered(now, events);
-    }
-
-    /// Notes a failure of transport.
-    pub(super) fn count_failure(&mut self, index: u16, why: &str, now: Millis) {
-        let server = &mut self.servers[usize::from(index)];
-        if server.trouble.as_deref() != Some(why) {
-            tracing::warn!(event = "upstream_failed", upstream = server.name(), why);
-            server.trouble = Some(why.to_owned());
-        }
-        if server.breaker.failed(now) {
-            server.counters.breaker_opened();
-            tracing::warn!(
-                event = "breaker_opened",
-                upstream = server.name(),
-                open_ms = server.settings.breaker.open_ms,
-                "it failed several times in a row and is not asked for a while"
-            );
-        }
-    }
-
-    /// A session could not be opened, or broke: all that is under way on it fails.
-    pub(super) fn session_failed(
-        &mut self,
-        index: u16,
-        key: UpKey,
-        why: &str,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let server = &mut self.servers[usize::from(index)];
-        server.counters.session(SessionFate::Failed);
-        let was_catalog = server.catalog == Some(key);
-        if was_catalog {
-            server.delete(key, now, events);
-        }
-        let lost = self.drop_session(index, key, events);
-        if was_catalog {
-            self.servers[usize::from(index)].reading.stop();
-            self.server_failed(index, why, now, events);
-        } else {
-            self.count_failure(index, why, now);
-        }
-        let Some(session) = lost else { return };
-        for job in session.jobs() {
-            self.fail(job, why, now, events);
-        }
-    }
-
-    /// The server has forgotten a session. Nothing was done for the job that found out, so
-    /// it is sent on a fresh one; what else was under way is lost, and said to be.
-    pub(super) fn session_expired(
-        &mut self,
-        index: u16,
-        key: UpKey,
-        finder: Option<JobKey>,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        self.servers[usize::from(index)].counters.session(SessionFate::Expired);
-        let was_catalog = self.servers[usize::from(index)].catalog == Some(key);
-        let Some(session) = self.drop_session(index, key, events) else { return };
-        let why = "it has ended the session, and with it this call; whether the call had an \
-                   effect is unknown";
-        for job in session.jobs() {
-            if let Some(entry) = self.jobs.job(job) {
-                entry.place = None;
-            }
-            let safe = Some(job) == finder || session.waiting.contains(&job);
-            if !safe || !self.resend(job, now, events) {
-                self.fail(job, why, now, events);
-            }
-        }
-        if was_catalog {
-            let reading = &mut self.servers[usize::from(index)].reading;
-            reading.stop();
-            // Not at once: a server may forget every session as soon as it is open.
-            reading.next_at = now + RETRY_MS_MIN;
-            self.look_by(now + RETRY_MS_MIN);
-        }
-    }
-
-    /// Ends the sessions of calls that are over.
-    pub(super) fn end_call_sessions(&mut self, now: Millis, events: &mut Events) {
-        for (index, job) in std::mem::take(&mut self.over) {
-            let sessions = &self.servers[usize::from(index)].sessions;
-            let own = sessions.iter().find(|session| session.owner == Owner::Call(job));
-            if let Some(key) = own.map(|session| session.key) {
-                self.end_session(index, key, now, events);
-            }
-        }
-    }
-
-    /// Ends a session in order: the server is told.
-    pub(super) fn end_session(&mut self, index: u16, key: UpKey, now: Millis, events: &mut Events) {
-        self.servers[usize::from(index)].delete(key, now, events);
-        self.drop_session(index, key, events);
-    }
-
-    /// Forgets a session and stops whatever is under way on it.
-    pub(super) fn drop_session(
-        &mut self,
-        index: u16,
-        key: UpKey,
-        events: &mut Events,
-    ) -> Option<Session> {
-        let server = &mut self.servers[usize::from(index)];
-        let session = server.sessions.remove(key)?;
-        let mut exchanges: Vec<_> = session.exchanges.iter().copied().collect();
-        exchanges.sort_unstable();
-        for exchange in exchanges {
-            server.abort(exchange, events);
-        }
-        if let (Some(link), Wire::Stdio(pipes)) = (session.link, &mut server.wire) {
-            pipes.close(link, events);
-        }
-        let watched = server.everybody == Some(key);
-        if watched {
-            server.everybody = None;
-        }
-        if server.catalog == Some(key) {
-            server.catalog = None;
-        }
-        if let Owner::Client(client) = session.owner
-            && let Some(client) = self.clients.get_mut(&client)
-        {
-            client.sessions.retain(|own| *own != (index, key));
-        }
-        if watched {
-            self.forget_watch(index);
-        }
-        self.asks.retain(|_, origin| origin.server != index || origin.session != key);
-        Some(session)
-    }
 }
 
 /// The path of an endpoint that an HTTP+SSE server names, which must be its own.
@@ -666,6 +558,12 @@ fn path_of_endpoint(text: &[u8], http: &HttpSettings) -> Option<Box<str>> {
     let base = http.path.split(['?', '#']).next()?;
     let directory = &base[..=base.rfind('/')?];
     Some(format!("{directory}{path}").into())
+}
+
+/// What the gateway says it can do in the session by which it reads lists. The one child
+/// of a shared server serves clients in that session too.
+fn catalog_capabilities(shared: bool) -> &'static [u8] {
+    if shared { BRIDGE_CAPABILITIES } else { b"{}" }
 }
 
 /// An object with one text member.

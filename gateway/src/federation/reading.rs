@@ -11,7 +11,7 @@ use shardgate_proto::upstream::Events;
 
 use super::Federation;
 use super::opening::one_text;
-use super::session::{Abilities, Pending};
+use super::session::{Abilities, Pending, Phase};
 use super::siblings;
 use crate::metrics::ReadingResult;
 use crate::pins::Sighting;
@@ -71,9 +71,15 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let Some(key) = server.catalog else { return self.probe_again(index, now, events) };
         let Some(session) = server.sessions.session(key) else { return };
+        let reading = &mut server.reading;
+        // What the server has is not known yet, and that is not to say that it has nothing:
+        // once it is known the lists are read.
+        if session.phase != Phase::Ready {
+            reading.next_at = now + server.settings.refresh_ms;
+            return;
+        }
         let abilities = session.abilities;
         server.abilities = abilities;
-        let reading = &mut server.reading;
         if reading.is_under_way() {
             return;
         }

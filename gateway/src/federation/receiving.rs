@@ -1,431 +1,38 @@
 //! What comes from tool servers, and whose it is.
 //!
 //! On HTTP a message belongs to the call on whose stream it comes. On a child's streams
-//! there is no such tie: progress is told by its token, and anything else belongs to the
-//! call under way if there is exactly one, else to the session.
+//! there is no such tie: progress belongs to the call that has its token, or to nobody, and
+//! anything else to the call under way if there is exactly one, else to the session.
 
 use shardgate_proto::clock::Millis;
-use shardgate_proto::http_client::{Content, ExchangeKey, Failure, FailureKind};
 use shardgate_proto::jsonrpc::{self, Envelope, Kind, Message, ScanLimits};
 use shardgate_proto::mcp::version::Era;
 use shardgate_proto::upstream::{Events, LinkEnd, LinkKey, Outcome, Target};
 
-use super::inbox::{Head, Told};
+use super::Federation;
 use super::job::{HELD_MESSAGES_MAX, JobKey, Waiter};
 use super::params::{ObjectWriter, meta_member};
 use super::server::{Exchange, Outgoing, Use, Wire, server_of};
 use super::session::{Owner, Pending, UpKey};
-use super::{Federation, Resumption};
+use super::settings::Protocol;
+use crate::embedded::client::LogLevel;
 use crate::metrics::CallOutcome;
 
-/// The pause before a broken stream is resumed, where the server names none.
-const RESUME_MS: u64 = 1_000;
 /// What is shown of an answer that makes no sense.
-const EVIDENCE_BYTES_MAX: usize = 200;
+pub(super) const EVIDENCE_BYTES_MAX: usize = 200;
 
 /// Where a message came in.
 #[derive(Clone, Copy, Debug)]
 struct Source {
     server: u16,
     session: UpKey,
-    /// The job on whose stream it came.
+    /// The job on whose stream it came, or which is the only one under way.
     job: Option<JobKey>,
+    /// The job was guessed: all jobs of the session share one stream.
+    guessed: bool,
 }
 
 impl Federation {
-    /// Takes in what a server's HTTP client has told.
-    pub(super) fn take_told(&mut self, index: u16, now: Millis, events: &mut Events) {
-        let list = self.inbox.take();
-        for (key, told) in &list {
-            self.take_one(index, *key, told, now, events);
-        }
-        self.inbox.recycle(list);
-    }
-
-    fn take_one(
-        &mut self,
-        index: u16,
-        key: ExchangeKey,
-        told: &Told,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let Some(exchange) = self.servers[usize::from(index)].exchanges.get(&key).copied() else {
-            return;
-        };
-        match told {
-            Told::Head(head) => self.take_head(index, key, exchange, head, now, events),
-            Told::Message(range) => {
-                let inbox = std::mem::take(&mut self.inbox);
-                self.take_body(index, exchange, inbox.bytes(range), now, events);
-                self.inbox = inbox;
-            }
-            Told::Endpoint(range) => {
-                let text = self.inbox.bytes(range).to_vec();
-                if self.servers[usize::from(index)].is_shared_stream() {
-                    self.take_endpoint(index, exchange.session, &text, now, events);
-                }
-            }
-            Told::Retry(ms) => {
-                if let Some(entry) = self.servers[usize::from(index)].exchanges.get_mut(&key) {
-                    entry.retry_ms = Some(*ms);
-                }
-            }
-            Told::End { last_event_id } => {
-                let last = self.inbox.bytes(last_event_id).to_vec();
-                self.servers[usize::from(index)].take_exchange(key);
-                self.exchange_ended(index, exchange, &last, now, events);
-            }
-            Told::Failed(failure) => {
-                self.servers[usize::from(index)].take_exchange(key);
-                let blame = super::counters::blame_of(failure.kind);
-                let before = self.servers[usize::from(index)].counters.set_blame(blame);
-                self.exchange_failed(index, exchange, failure, now, events);
-                self.servers[usize::from(index)].counters.set_blame(before);
-            }
-        }
-    }
-
-    fn take_head(
-        &mut self,
-        index: u16,
-        key: ExchangeKey,
-        exchange: Exchange,
-        head: &Head,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let server = &mut self.servers[usize::from(index)];
-        if let Some(entry) = server.exchanges.get_mut(&key) {
-            entry.status = head.status;
-            entry.retry_after_s = head.retry_after_s;
-        }
-        if let Some(id) = &head.session_id
-            && let Some(session) = server.sessions.session(exchange.session)
-            && matches!(exchange.purpose, Use::Request(_))
-            && session.id.is_none()
-            && session.version.era() == Era::Legacy
-        {
-            session.id = Some(id.clone());
-        }
-        // MCP 2025-11-25, transports: 404 says that the server has ended the session.
-        let has_id = server.sessions.session(exchange.session).is_some_and(|s| s.id.is_some());
-        if head.status == 404 && has_id && exchange.purpose != Use::End {
-            // Whoever only wants the rest of a stream has been served before.
-            let is_request = matches!(exchange.purpose, Use::Request(_));
-            let finder = self.job_of(index, exchange).filter(|_| is_request);
-            return self.session_expired(index, exchange.session, finder, now, events);
-        }
-        if let Some(location) = &head.location {
-            let why = format!(
-                "it redirects to {location} (HTTP {}); put that address into upstream.url if it \
-                 is right",
-                head.status
-            );
-            self.servers[usize::from(index)].abort(key, events);
-            return self.exchange_refused(index, exchange, &why, now, events);
-        }
-        let is_request = matches!(exchange.purpose, Use::Request(_) | Use::Resumption(_));
-        if is_request && head.status == 200 && head.content == Content::Other {
-            let why = "its answer is neither JSON nor an event stream; upstream.url may lead to \
-                       something that is no MCP server";
-            self.servers[usize::from(index)].abort(key, events);
-            self.exchange_refused(index, exchange, why, now, events);
-        }
-    }
-
-    fn take_body(
-        &mut self,
-        index: u16,
-        exchange: Exchange,
-        bytes: &[u8],
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let success = (200..300).contains(&exchange.status);
-        if success {
-            return self.take_message(index, exchange.session, Some(exchange), bytes, now, events);
-        }
-        // The modern era answers errors with statuses of their own; the body has the error.
-        let limits = ScanLimits { depth_max: self.settings.json_depth_max, ..Default::default() };
-        let is_answer = jsonrpc::scan(bytes, &limits).is_ok_and(|message| match &message {
-            Message::Single(envelope) => matches!(envelope.kind(), Kind::Error { id: Some(_), .. }),
-            Message::Batch(_) => false,
-        });
-        if is_answer {
-            return self.take_message(index, exchange.session, Some(exchange), bytes, now, events);
-        }
-        // What an older server says to a request it doesn't know; its end is looked at.
-        let initializes = matches!(exchange.purpose, Use::Request(id)
-            if self.pending(index, exchange.session, id) == Some(Pending::Initialize));
-        if initializes && matches!(exchange.status, 400 | 404 | 405) {
-            return;
-        }
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(EVIDENCE_BYTES_MAX)]);
-        let again = exchange.retry_after_s.map(|s| format!(" (try again after {s} s)"));
-        let again = again.unwrap_or_default();
-        let why = format!("it answered HTTP {}{again}: {}", exchange.status, text.trim());
-        self.exchange_refused(index, exchange, &why, now, events);
-    }
-
-    /// The job an exchange answers.
-    fn job_of(&mut self, index: u16, exchange: Exchange) -> Option<JobKey> {
-        let (Use::Request(id) | Use::Resumption(id)) = exchange.purpose else { return None };
-        let session = self.servers[usize::from(index)].sessions.session(exchange.session)?;
-        session.pending.get(&id)?.job()
-    }
-
-    fn pending(&mut self, index: u16, key: UpKey, id: u64) -> Option<Pending> {
-        let session = self.servers[usize::from(index)].sessions.session(key)?;
-        session.pending.get(&id).copied()
-    }
-
-    /// The server has answered, but not what was asked.
-    fn exchange_refused(
-        &mut self,
-        index: u16,
-        exchange: Exchange,
-        why: &str,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        match exchange.purpose {
-            Use::Request(id) | Use::Resumption(id) => {
-                self.request_failed(index, exchange.session, id, why, now, events);
-            }
-            Use::Confirmation => self.session_failed(index, exchange.session, why, now, events),
-            Use::Standing => self.standing_ended(index, exchange, b"", now, events),
-            Use::Note | Use::End => {}
-        }
-    }
-
-    /// A request of a session has no answer and will have none.
-    pub(super) fn request_failed(
-        &mut self,
-        index: u16,
-        key: UpKey,
-        id: u64,
-        why: &str,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let server = &mut self.servers[usize::from(index)];
-        let Some(session) = server.sessions.session(key) else { return };
-        match session.pending.get(&id).copied() {
-            Some(Pending::Job(job)) => {
-                self.count_failure(index, why, now);
-                self.fail(job, why, now, events);
-            }
-            Some(_) => self.own_request_failed(index, key, id, why, now, events),
-            None => {}
-        }
-    }
-
-    /// A request of our own has failed.
-    pub(super) fn own_request_failed(
-        &mut self,
-        index: u16,
-        key: UpKey,
-        id: u64,
-        why: &str,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let server = &mut self.servers[usize::from(index)];
-        let Some(session) = server.sessions.session(key) else { return };
-        match session.pending.remove(&id) {
-            // Who doesn't know the modern era answers as it likes; only silence is a failure.
-            Some(Pending::Discover) => self.discovered(index, key, None, now, events),
-            Some(Pending::Initialize) => self.session_failed(index, key, why, now, events),
-            Some(Pending::List(_)) => self.reading_failed(index, why, now, events),
-            Some(Pending::Chore(what)) => {
-                tracing::warn!(event = "upstream_chore", upstream = server.name(), what, why);
-            }
-            Some(Pending::Listen) => self.watch_ended(index, now),
-            Some(Pending::Job(_)) | None => {}
-        }
-    }
-
-    fn exchange_ended(
-        &mut self,
-        index: u16,
-        exchange: Exchange,
-        last_event_id: &[u8],
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let success = (200..300).contains(&exchange.status);
-        match exchange.purpose {
-            Use::Request(id) | Use::Resumption(id) => {
-                let server = &mut self.servers[usize::from(index)];
-                let Some(session) = server.sessions.session(exchange.session) else { return };
-                if !session.pending.contains_key(&id) {
-                    return;
-                }
-                // The answer comes on the session's stream.
-                let initializes = session.pending.get(&id) == Some(&Pending::Initialize);
-                if success && server.is_shared_stream() {
-                    return;
-                }
-                if initializes
-                    && self.falls_back_to_sse(index, exchange.session, exchange.status, now, events)
-                {
-                    return;
-                }
-                let server = &mut self.servers[usize::from(index)];
-                let Some(session) = server.sessions.session(exchange.session) else { return };
-                // MCP 2025-11-25, transports: the server may close the stream before the
-                // answer; "the client SHOULD poll" by GET with the last event's id.
-                if success && !last_event_id.is_empty() && session.version.era() == Era::Legacy {
-                    let job = session.pending.get(&id).copied();
-                    if let (Some(retry_ms), Some(Pending::Job(job))) = (exchange.retry_ms, job) {
-                        self.let_client_poll(job, retry_ms, events);
-                    }
-                    let at = now + exchange.retry_ms.unwrap_or(RESUME_MS);
-                    let last_event_id = last_event_id.into();
-                    let session = exchange.session;
-                    self.resumptions.push(Resumption {
-                        at,
-                        server: index,
-                        session,
-                        id,
-                        last_event_id,
-                    });
-                    self.look_by(at);
-                    return;
-                }
-                let why = match exchange.status {
-                    200 => "its answer ended without a response to the request".to_owned(),
-                    401 | 403 => format!(
-                        "it refused our credentials (HTTP {}); check upstream.headers",
-                        exchange.status
-                    ),
-                    status => format!("it answered HTTP {status} without a response"),
-                };
-                self.request_failed(index, exchange.session, id, &why, now, events);
-            }
-            Use::Confirmation if success => self.ready(index, exchange.session, now, events),
-            Use::Confirmation => {
-                let why =
-                    format!("it refused notifications/initialized with HTTP {}", exchange.status);
-                self.session_failed(index, exchange.session, &why, now, events);
-            }
-            Use::Standing => self.standing_ended(index, exchange, last_event_id, now, events),
-            Use::Note | Use::End => {}
-        }
-    }
-
-    /// The server wants its client to poll instead of holding the stream (MCP 2025-11-25,
-    /// transports): the client is told the same, while we poll for it.
-    fn let_client_poll(&mut self, job: JobKey, retry_ms: u64, events: &mut Events) {
-        if let Some(job) = self.jobs.job(job)
-            && let (Waiter::Call(call), Era::Legacy) = (job.waiter, job.version.era())
-        {
-            events.close_stream(call, retry_ms);
-        }
-    }
-
-    fn exchange_failed(
-        &mut self,
-        index: u16,
-        exchange: Exchange,
-        failure: &Failure,
-        now: Millis,
-        events: &mut Events,
-    ) {
-        match exchange.purpose {
-            Use::Request(id) | Use::Resumption(id) => {
-                if let Some(job) = self.job_of(index, exchange) {
-                    self.count_failure(index, &failure.text, now);
-                    if self.recover(index, exchange, (id, job), failure, now, events) {
-                        return;
-                    }
-                    return self.fail(job, &failure.text, now, events);
-                }
-                let server = &mut self.servers[usize::from(index)];
-                let Some(session) = server.sessions.session(exchange.session) else { return };
-                if session.pending.get(&id) == Some(&Pending::Discover) {
-                    // Nobody is there, of whatever era.
-                    session.pending.remove(&id);
-                    return self.server_failed(index, &failure.text, now, events);
-                }
-                self.own_request_failed(index, exchange.session, id, &failure.text, now, events);
-            }
-            Use::Confirmation => {
-                self.session_failed(index, exchange.session, &failure.text, now, events);
-            }
-            Use::Standing => self.standing_ended(index, exchange, b"", now, events),
-            Use::Note => self.count_failure(index, &failure.text, now),
-            Use::End => {}
-        }
-    }
-
-    /// Whether a call goes on though its exchange failed: its stream is resumed, or it is
-    /// sent once more where that can do no harm.
-    fn recover(
-        &mut self,
-        index: u16,
-        exchange: Exchange,
-        (id, job): (u64, JobKey),
-        failure: &Failure,
-        now: Millis,
-        events: &mut Events,
-    ) -> bool {
-        let server = &mut self.servers[usize::from(index)];
-        let session = server.sessions.session(exchange.session);
-        let legacy = session.is_some_and(|session| session.version.era() == Era::Legacy);
-        let broke = failure.kind == FailureKind::ClosedEarly;
-        // MCP 2025-11-25, transports: "Resumption applies regardless of how the original
-        // stream was initiated", and of how it ended.
-        if broke && legacy && !failure.last_event_id.is_empty() {
-            let at = now + exchange.retry_ms.unwrap_or(RESUME_MS);
-            let last = failure.last_event_id.as_slice().into();
-            let session = exchange.session;
-            self.resumptions.push(Resumption {
-                at,
-                server: index,
-                session,
-                id,
-                last_event_id: last,
-            });
-            self.look_by(at);
-            return true;
-        }
-        // The request of a stream that was to be resumed was sent long ago.
-        let unsent = !failure.sent && matches!(exchange.purpose, Use::Request(_));
-        // What is slow is not made faster by asking for it twice, nor what is wrong right.
-        let again = broke && self.jobs.job(job).is_some_and(|job| job.repeatable);
-        (unsent || again) && self.resend(job, now, events)
-    }
-
-    fn standing_ended(
-        &mut self,
-        index: u16,
-        exchange: Exchange,
-        last: &[u8],
-        now: Millis,
-        events: &mut Events,
-    ) {
-        let server = &mut self.servers[usize::from(index)];
-        if server.is_shared_stream() {
-            let why = match exchange.status {
-                200 => "the stream on which it answers has ended".to_owned(),
-                status => format!("it answered HTTP {status} to the request for its stream"),
-            };
-            return self.session_failed(index, exchange.session, &why, now, events);
-        }
-        let Some(session) = server.sessions.session(exchange.session) else { return };
-        session.standing = None;
-        if !last.is_empty() {
-            session.standing_last_id = last.into();
-        }
-        // 405 says that the server has no such stream.
-        if (200..300).contains(&exchange.status) {
-            let pause = exchange.retry_ms.unwrap_or(RESUME_MS).max(RESUME_MS);
-            session.standing_retry_at = Some(now + pause);
-        }
-    }
-
     /// A child's streams have brought bytes.
     pub(super) fn take_lines(
         &mut self,
@@ -463,6 +70,10 @@ impl Federation {
         let server = &mut self.servers[usize::from(index)];
         let Wire::Stdio(pipes) = &mut server.wire else { return };
         let Some(key) = pipes.forget(link) else { return };
+        if !matches!(end, LinkEnd::Unreachable(_)) && self.died_of_discover(index, key) {
+            return self.try_initialize(index, key, now, events);
+        }
+        let server = &mut self.servers[usize::from(index)];
         let why = match end {
             LinkEnd::Closed => "its process has ended",
             LinkEnd::Unreachable(why) | LinkEnd::Broken(why) => why,
@@ -472,8 +83,32 @@ impl Federation {
         self.servers[usize::from(index)].counters.set_blame(before);
     }
 
+    /// True if all that a child was ever asked is what older servers do not know, and some
+    /// do not survive. It has a successor, which is not asked that.
+    fn died_of_discover(&mut self, index: u16, key: UpKey) -> bool {
+        let server = &mut self.servers[usize::from(index)];
+        let auto = server.settings.protocol == Protocol::Auto;
+        let Some(session) = server.sessions.session(key) else { return false };
+        session.link = None;
+        auto && session.is_asked(Pending::Discover) && !session.is_asked(Pending::Initialize)
+    }
+
+    /// The embedded server says something that belongs to the request `id`.
+    pub(super) fn take_inside(
+        &mut self,
+        index: u16,
+        session: UpKey,
+        id: u64,
+        text: &[u8],
+        now: Millis,
+        events: &mut Events,
+    ) {
+        let exchange = Exchange::answered(session, Use::Request(id));
+        self.take_message(index, session, Some(exchange), text, now, events);
+    }
+
     /// One message of a server.
-    fn take_message(
+    pub(super) fn take_message(
         &mut self,
         index: u16,
         key: UpKey,
@@ -484,11 +119,12 @@ impl Federation {
     ) {
         let limits = ScanLimits { depth_max: self.settings.json_depth_max, ..Default::default() };
         let server = &mut self.servers[usize::from(index)];
+        let guessed = exchange.is_none() || server.is_shared_stream();
         let job = match exchange {
-            Some(exchange) if !server.is_shared_stream() => self.job_of(index, exchange),
+            Some(exchange) if !guessed => self.job_of(index, exchange),
             Some(_) | None => server.sessions.session(key).and_then(|it| it.only_job()),
         };
-        let source = Source { server: index, session: key, job };
+        let source = Source { server: index, session: key, job, guessed };
         match jsonrpc::scan(text, &limits) {
             Ok(Message::Single(envelope)) => self.take_envelope(source, &envelope, now, events),
             // 2025-03-26 servers may answer in batches.
@@ -514,9 +150,10 @@ impl Federation {
     ) {
         let shown = String::from_utf8_lossy(&text[..text.len().min(EVIDENCE_BYTES_MAX)]);
         let why = format!("it sent something that is no JSON-RPC message ({fault}): {shown}");
-        match exchange {
+        match exchange.filter(|exchange| exchange.purpose.has_answer()) {
             Some(exchange) => self.exchange_refused(source.server, exchange, &why, now, events),
-            // Children print what they like; a line that is no message is only noted.
+            // Children print what they like, and some servers answer even notifications;
+            // what is no message is only noted.
             None => {
                 let name = self.servers[usize::from(source.server)].name();
                 tracing::warn!(event = "upstream_noise", upstream = name, why);
@@ -531,6 +168,7 @@ impl Federation {
         now: Millis,
         events: &mut Events,
     ) {
+        let source = self.named_by_token(source, envelope);
         if let Some(job) = source.job.and_then(|job| self.jobs.job(job)) {
             // A sign of life.
             let server = &self.servers[usize::from(source.server)];
@@ -588,12 +226,14 @@ impl Federation {
             (Pending::Discover, Outcome::Result) => {
                 self.discovered(index, key, Some(body), now, events);
             }
-            (Pending::Discover, Outcome::Error(_)) => {
-                self.discovered(index, key, None, now, events);
+            (Pending::Discover, Outcome::Error(code)) => {
+                self.discover_refused(index, key, (code, body), now, events);
             }
             (Pending::Initialize, Outcome::Result) => {
                 self.initialized(index, key, body, now, events);
             }
+            // Of a server that was asked both; the other answer decides.
+            (Pending::Initialize, Outcome::Error(_)) if session.is_asked(Pending::Discover) => {}
             (Pending::Initialize, Outcome::Error(_)) => {
                 let why = format!("it refused initialize: {}", String::from_utf8_lossy(body));
                 self.session_failed(index, key, &why, now, events);
@@ -696,11 +336,24 @@ impl Federation {
         }
     }
 
+    /// Progress names its job by a token, and that counts for more than a guess: servers
+    /// may go on to report on a call that was given up, when another is the only one.
+    fn named_by_token(&mut self, source: Source, envelope: &Envelope<'_>) -> Source {
+        let certain = source.job.is_some() && !source.guessed;
+        if certain || &*envelope.method() != "notifications/progress" {
+            return source;
+        }
+        let token = envelope.reported_progress_token().ok().flatten();
+        let job = token.and_then(|token| self.job_by_token(source, token.raw()));
+        Source { job, ..source }
+    }
+
     fn take_progress(&mut self, source: Source, envelope: &Envelope<'_>, events: &mut Events) {
         let token = envelope.reported_progress_token().ok().flatten();
-        let Some(token) = token else { return };
-        let job = source.job.or_else(|| self.job_by_token(source, token.raw()));
-        let Some(entry) = job.and_then(|job| self.jobs.job(job)) else { return };
+        if token.is_none() {
+            return;
+        }
+        let Some(entry) = source.job.and_then(|job| self.jobs.job(job)) else { return };
         let key = entry.key;
         match entry.progress_token.clone() {
             None => self.tell(key, envelope.text(), events),
@@ -714,15 +367,13 @@ impl Federation {
         }
     }
 
-    /// On a child's streams progress is told by its token alone.
+    /// The job under way to which this token was given.
     fn job_by_token(&mut self, source: Source, token: &[u8]) -> Option<JobKey> {
         let session = self.servers[usize::from(source.server)].sessions.session(source.session)?;
-        // Tokens of ours are request ids.
-        let own = std::str::from_utf8(token).ok().and_then(|token| token.parse::<u64>().ok());
-        if let Some(Pending::Job(job)) = own.and_then(|id| session.pending.get(&id).copied())
-            && !matches!(session.owner, Owner::Client(_))
-        {
-            return Some(job);
+        if !matches!(session.owner, Owner::Client(_)) {
+            // Tokens of ours are request ids.
+            let own = std::str::from_utf8(token).ok().and_then(|token| token.parse::<u64>().ok());
+            return own.and_then(|id| session.pending.get(&id)?.job());
         }
         session.jobs().into_iter().find(|job| {
             let params = self.jobs.job(*job).and_then(|job| job.params.as_deref());
@@ -741,7 +392,7 @@ impl Federation {
                 .params()
                 .and_then(|params| jsonrpc::member(params, "level"))
                 .and_then(jsonrpc::string)
-                .and_then(|level| super::levels::severity(&level));
+                .and_then(|level| LogLevel::parse(&level));
             if wanted.is_none_or(|wanted| level.is_none_or(|level| level < wanted)) {
                 return;
             }

@@ -78,6 +78,7 @@ impl Changeable for Federation {
         }
         // New servers are asked and old ones seen off without delay.
         self.sweep(now, events);
+        self.hear_inside(now, events);
     }
 
     fn take_pins(&mut self, pins: Arc<Pins>, events: &mut Events) {

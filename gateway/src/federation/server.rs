@@ -14,6 +14,7 @@ use shardgate_proto::upstream::{Events, LinkKey};
 
 use super::breaker::Breaker;
 use super::counters::Counters;
+use super::inside::Inside;
 use super::job::JobKey;
 use super::listening::Watch;
 use super::reading::Reading;
@@ -47,6 +48,17 @@ pub(super) enum Use {
     End,
 }
 
+impl Use {
+    /// Whether messages come back: MCP 2025-11-25, transports, wants 202 "with no body" for
+    /// what is no request.
+    pub(super) fn has_answer(self) -> bool {
+        match self {
+            Use::Request(_) | Use::Standing | Use::Resumption(_) => true,
+            Use::Note | Use::Confirmation | Use::End => false,
+        }
+    }
+}
+
 /// An HTTP exchange under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange {
@@ -60,11 +72,20 @@ pub(super) struct Exchange {
     pub(super) retry_ms: Option<u64>,
 }
 
+impl Exchange {
+    /// One that is going well, as far as is known.
+    pub(super) fn answered(session: UpKey, purpose: Use) -> Exchange {
+        Exchange { session, purpose, status: 200, retry_after_s: None, retry_ms: None }
+    }
+}
+
 /// How messages reach the server.
 #[derive(Debug)]
 pub(super) enum Wire {
     Http(Box<HttpWire>),
     Stdio(Pipes),
+    /// The embedded server.
+    Inside(Inside),
 }
 
 /// The connections to an HTTP server: standing streams hold theirs for as long as their
@@ -151,6 +172,8 @@ pub(super) struct Server {
     pub(super) in_flight: usize,
     /// The session all modern clients share, or all clients of a modern server.
     pub(super) everybody: Option<UpKey>,
+    /// It has once let a session's request for a stream wait for too long.
+    pub(super) answers_streams_late: bool,
     /// The session by which its lists are read.
     pub(super) catalog: Option<UpKey>,
     /// Jobs that wait until it is known what it speaks.
@@ -177,6 +200,7 @@ impl Server {
                 Wire::Http(Box::new(HttpWire::new(index, &settings, http, all)))
             }
             WireSettings::Stdio { .. } => Wire::Stdio(Pipes::new(index, all.message_bytes_max)),
+            WireSettings::Inside => Wire::Inside(Inside::new(all)),
         };
         Server {
             index,
@@ -188,6 +212,7 @@ impl Server {
             breaker: Breaker::new(settings.breaker),
             in_flight: 0,
             everybody: None,
+            answers_streams_late: false,
             catalog: None,
             parked: Vec::new(),
             reading: Reading::default(),
@@ -209,7 +234,7 @@ impl Server {
     }
 
     /// Sends one message of a session. `fields` are the header fields of this message alone.
-    /// The exchange is `None` where there is none, on a child's streams.
+    /// The exchange is `None` where there is none: on a child's streams, and within the process.
     pub(super) fn post(
         &mut self,
         session: UpKey,
@@ -225,6 +250,10 @@ impl Server {
                 if let Some(link) = entry.link {
                     events.send(link, |out| write_line(out, message.body));
                 }
+                Ok(None)
+            }
+            Wire::Inside(inside) => {
+                inside.post(session, message.body, now);
                 Ok(None)
             }
             Wire::Http(http) => {
@@ -307,14 +336,7 @@ impl Server {
         };
         // A full pool has no place for courtesy: the server expires the session by itself.
         if let Ok(exchange) = http.calls.send(&request, now, events) {
-            let entry = Exchange {
-                session,
-                purpose: Use::End,
-                status: 200,
-                retry_after_s: None,
-                retry_ms: None,
-            };
-            self.exchanges.insert(exchange, entry);
+            self.exchanges.insert(exchange, Exchange::answered(session, Use::End));
         }
     }
 
@@ -331,8 +353,7 @@ impl Server {
         if let Some(entry) = self.sessions.session(session) {
             entry.exchanges.insert(exchange);
         }
-        let entry = Exchange { session, purpose, status: 200, retry_after_s: None, retry_ms: None };
-        self.exchanges.insert(exchange, entry);
+        self.exchanges.insert(exchange, Exchange::answered(session, purpose));
     }
 
     /// An exchange is over.
@@ -362,6 +383,8 @@ impl Server {
         match &self.wire {
             Wire::Stdio(_) => true,
             Wire::Http(http) => http.sse,
+            // It tells each message's request.
+            Wire::Inside(_) => false,
         }
     }
 
@@ -369,7 +392,7 @@ impl Server {
     pub(super) fn session_of(&self, link: LinkKey) -> Option<UpKey> {
         match &self.wire {
             Wire::Stdio(pipes) => pipes.session_of(link),
-            Wire::Http(_) => None,
+            Wire::Http(_) | Wire::Inside(_) => None,
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) enum Owner {
     Call(JobKey),
     /// The gateway, to read the server's lists.
     Catalog,
+    /// Nobody any more: it is ended as soon as the server has named it.
+    Nobody,
 }
 
 /// How far a session has come.
@@ -40,6 +42,8 @@ pub(super) enum Phase {
     Initializing,
     /// `notifications/initialized` is under way.
     Confirming,
+    /// The standing stream is asked for: requests wait until that is answered, or until then.
+    Listening(Millis),
     /// Requests may be sent.
     Ready,
 }
@@ -131,6 +135,8 @@ pub(super) struct Session {
     pub(super) owner: Owner,
     pub(super) version: ProtocolVersion,
     pub(super) phase: Phase,
+    /// `server/discover` was sent once more.
+    pub(super) has_asked_again: bool,
     /// `Mcp-Session-Id`; a server may do without.
     pub(super) id: Option<Box<str>>,
     pub(super) abilities: Abilities,
@@ -161,6 +167,16 @@ impl Session {
     pub(super) fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    /// True if such a request is under way.
+    pub(super) fn is_asked(&self, pending: Pending) -> bool {
+        self.pending.values().any(|other| *other == pending)
+    }
+
+    /// Nobody waits for the answer to such a request any more.
+    pub(super) fn forget(&mut self, pending: Pending) {
+        self.pending.retain(|_, other| *other != pending);
     }
 
     /// The one job under way, if there is exactly one: the only one that a message
@@ -199,6 +215,7 @@ impl Sessions {
             owner,
             version,
             phase,
+            has_asked_again: false,
             id: None,
             abilities: Abilities::default(),
             pending: HashMap::new(),

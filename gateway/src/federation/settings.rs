@@ -115,6 +115,8 @@ pub(crate) enum WireSettings {
         /// One child for all clients of the shard, instead of one for each.
         shared: bool,
     },
+    /// None: the embedded server is a part of the process.
+    Inside,
 }
 
 /// A Streamable HTTP endpoint.

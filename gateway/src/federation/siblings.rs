@@ -27,6 +27,7 @@ const FAILED: u8 = 0xF6;
 const CHANGED: u8 = 0xF7;
 const CALL: u8 = 0xF8;
 const CANCEL_CALL: u8 = 0xF9;
+const INSIDE: u8 = 0xFA;
 
 /// A message, as read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub(super) enum SiblingMessage<'a> {
     Call { to: u16, from: u16, call: CallKey, order: Order<'a> },
     /// That call was given up.
     CancelCall { to: u16, from: u16, call: CallKey },
+    /// The embedded server, which is server number `server`, to its instance on your shard.
+    Inside { server: u16, message: &'a [u8] },
 }
 
 /// A call that another shard carries out.
@@ -93,6 +96,14 @@ pub(super) fn write_changed(events: &mut Events, server: u16) {
     events.siblings(|out| {
         out.push(CHANGED);
         out.extend_from_slice(&server.to_be_bytes());
+    });
+}
+
+pub(super) fn write_inside(events: &mut Events, server: u16, message: &[u8]) {
+    events.siblings(|out| {
+        out.push(INSIDE);
+        out.extend_from_slice(&server.to_be_bytes());
+        out.extend_from_slice(message);
     });
 }
 
@@ -228,7 +239,8 @@ impl SiblingMessage<'_> {
         match self {
             SiblingMessage::Listing { server, .. }
             | SiblingMessage::Failed { server, .. }
-            | SiblingMessage::Changed { server } => Some(*server),
+            | SiblingMessage::Changed { server }
+            | SiblingMessage::Inside { server, .. } => Some(*server),
             SiblingMessage::Call { order, .. } => Some(order.server),
             SiblingMessage::Resume { .. }
             | SiblingMessage::Answer { .. }
@@ -260,6 +272,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<SiblingMessage<'_>> {
             Some(SiblingMessage::Failed { server: to, why })
         }
         CHANGED => Some(SiblingMessage::Changed { server: to }),
+        INSIDE => Some(SiblingMessage::Inside { server: to, message: rest }),
         CALL | CANCEL_CALL => {
             let (from, rest) = rest.split_first_chunk()?;
             let (call, rest) = rest.split_first_chunk()?;
@@ -356,6 +369,8 @@ mod tests {
         assert_eq!(read_back, abilities);
         let bytes = sent(|events| write_failed(events, 4, "no answer"));
         assert_eq!(read(&bytes), Some(SiblingMessage::Failed { server: 4, why: "no answer" }));
+        let bytes = sent(|events| write_inside(events, 7, b"\x01"));
+        assert_eq!(read(&bytes), Some(SiblingMessage::Inside { server: 7, message: b"\x01" }));
         let bytes = sent(|events| write_cancel(events, 5, job));
         assert_eq!(read(b"\x01xx"), None);
         assert_eq!(read(&bytes[..4]), None);

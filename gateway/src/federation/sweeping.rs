@@ -5,9 +5,11 @@ use shardgate_proto::clock::Millis;
 use shardgate_proto::upstream::Events;
 
 use super::job::{JobKey, Waiter};
+use super::opening::DISCOVER_PATIENCE_MS;
 use super::replacing::Leaving;
 use super::server::Use;
-use super::session::{Owner, Pending, UpKey};
+use super::session::{Owner, Pending, Phase, UpKey};
+use super::settings::Protocol;
 use super::{Federation, Resumption};
 use crate::metrics::CallOutcome;
 
@@ -129,6 +131,7 @@ impl Federation {
     }
 
     fn look_at_server(&mut self, index: u16, now: Millis, events: &mut Events) {
+        self.stop_awaiting_streams(index, now, events);
         let home = self.home(index) == self.settings.shard;
         let server = &mut self.servers[usize::from(index)];
         if server.leaving.is_some() {
@@ -166,8 +169,41 @@ impl Federation {
         for key in idle {
             self.end_session(index, key, now, events);
         }
+        self.look_at_openings(index, now, events);
         for key in standing {
             self.open_standing(index, key, now, events);
+        }
+    }
+
+    /// Children that do not answer the first thing they are asked. Exchanges by HTTP have
+    /// deadlines of their own.
+    fn look_at_openings(&mut self, index: u16, now: Millis, events: &mut Events) {
+        let server = &self.servers[usize::from(index)];
+        let timeout_ms = server.settings.request_timeout_ms;
+        let auto = server.settings.protocol == Protocol::Auto;
+        let (mut slow, mut silent) = (Vec::new(), Vec::new());
+        for session in server.sessions.iter().filter(|it| it.phase == Phase::Initializing) {
+            let waited_ms = now.since(session.last_used);
+            let discovers =
+                session.is_asked(Pending::Discover) && !session.is_asked(Pending::Initialize);
+            if session.link.is_some() && waited_ms >= timeout_ms {
+                silent.push(session.key);
+            } else if session.link.is_some()
+                && auto
+                && discovers
+                && waited_ms >= DISCOVER_PATIENCE_MS
+            {
+                slow.push(session.key);
+            }
+        }
+        for key in slow {
+            self.try_initialize(index, key, now, events);
+        }
+        for key in silent {
+            let why = format!(
+                "it did not answer initialize for {timeout_ms} ms (upstream.request_timeout_ms)"
+            );
+            self.session_failed(index, key, &why, now, events);
         }
     }
 
@@ -175,6 +211,7 @@ impl Federation {
     fn is_kept(&self, index: u16, owner: Owner) -> bool {
         match owner {
             Owner::Catalog | Owner::Call(_) => true,
+            Owner::Nobody => false,
             Owner::Everybody => !self.servers[usize::from(index)].watch.is_idle(),
             Owner::Client(client) => self
                 .clients

@@ -19,6 +19,8 @@ pub enum UpstreamKind {
     Http,
     /// A child process's standard streams.
     Stdio,
+    /// The embedded server.
+    Embedded,
 }
 
 impl UpstreamKind {
@@ -27,6 +29,7 @@ impl UpstreamKind {
         match self {
             UpstreamKind::Http => "http",
             UpstreamKind::Stdio => "stdio",
+            UpstreamKind::Embedded => "embedded",
         }
     }
 }

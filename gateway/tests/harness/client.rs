@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::HANG;
-use super::mcp::{LEGACY, MODERN, Request, Session, call, request, with_meta};
+use super::mcp::{LEGACY, MODERN, Request, Session, call, notification, request, with_meta};
 use super::wire::Wire;
 
 /// The pause between two looks at a condition.
@@ -85,6 +85,48 @@ impl Client {
     pub(crate) async fn begin_call(&self, id: u64, tool: &str, arguments: &Value) -> Wire {
         let params = call(id, tool, arguments)["params"].clone();
         self.begin(id, "tools/call", params).await
+    }
+
+    /// Gives a request up, in the way of the client's era.
+    pub(crate) async fn cancel(&self, id: u64, wire: Wire) {
+        match self {
+            Client::Legacy(session) => {
+                let told = notification("notifications/cancelled", &json!({ "requestId": id }));
+                let mut other = Wire::connect(session.address).await.expect("connect");
+                let answer = session.ask(&mut other, &told).await.expect("an answer");
+                assert_eq!(answer.head.status, 202, "{answer:?}");
+            }
+            // MCP 2026-07-28, Streamable HTTP: closing the stream is the cancellation.
+            Client::Modern(_) => drop(wire),
+        }
+    }
+
+    /// Opens the stream on which the client hears of changes of the list of tools and, if
+    /// one is named, of a resource.
+    pub(crate) async fn listen(&self, uri: Option<&str>) -> Wire {
+        match self {
+            Client::Legacy(session) => {
+                if let Some(uri) = uri {
+                    let answer = self.ask(50, "resources/subscribe", json!({ "uri": uri })).await;
+                    assert_eq!(answer["result"], json!({}), "{answer}");
+                }
+                let mut wire = Wire::connect(session.address).await.expect("connect");
+                let head = session.stream(&mut wire, None).await.expect("a stream");
+                assert_eq!(head.status, 200, "{head:?}");
+                wire
+            }
+            Client::Modern(_) => {
+                let uris = Vec::from_iter(uri);
+                let wanted = json!({ "toolsListChanged": true, "resourceSubscriptions": uris });
+                let params = json!({ "notifications": wanted });
+                let mut wire = self.begin(50, "subscriptions/listen", params).await;
+                let head = wire.head().await.expect("a head");
+                assert_eq!((head.status, head.is_events()), (200, true), "{head:?}");
+                let first = next_message(&mut wire).await.expect("the acknowledgement");
+                assert_eq!(first["method"], "notifications/subscriptions/acknowledged", "{first}");
+                wire
+            }
+        }
     }
 
     /// The answer to a request whose server asks the client, which answers everything by
@@ -228,13 +270,17 @@ async fn converse_legacy(
         let Some(method) = message["method"].as_str() else { return (message, asked) };
         if !message["id"].is_null() {
             asked += 1;
-            let result = reply(method);
-            let answer = json!({ "jsonrpc": "2.0", "id": message["id"], "result": result });
-            let mut back = Wire::connect(session.address).await.expect("connect to the gateway");
-            let told = session.ask(&mut back, &answer).await.expect("the answer is taken");
-            assert_eq!(told.head.status, 202, "{told:?}");
+            answer_question(session, &message["id"], &reply(method)).await;
         }
     }
+}
+
+/// Answers a question that a server asked in a session.
+pub(crate) async fn answer_question(session: &Session, id: &Value, result: &Value) {
+    let answer = json!({ "jsonrpc": "2.0", "id": id, "result": result });
+    let mut back = Wire::connect(session.address).await.expect("connect to the gateway");
+    let told = session.ask(&mut back, &answer).await.expect("the answer is taken");
+    assert_eq!(told.head.status, 202, "{told:?}");
 }
 
 /// The next message of a stream; `None` at its end.

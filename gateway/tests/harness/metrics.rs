@@ -58,6 +58,13 @@ impl Page {
         Some(samples.map(|sample| sample.value).sum())
     }
 
+    /// The sum of a metric's samples that are about this tool server.
+    pub(crate) fn of_upstream(&self, name: &str, upstream: &str) -> f64 {
+        let is_its = |(label, value): &(String, String)| label == "upstream" && value == upstream;
+        let samples = self.named(name).filter(|sample| sample.labels.iter().any(is_its));
+        samples.map(|sample| sample.value).sum()
+    }
+
     /// A metric's samples.
     pub(crate) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| sample.name == name)

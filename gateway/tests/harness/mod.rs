@@ -6,19 +6,22 @@
 //! [`mcp`] writes the requests, [`cutter`] breaks connections at a chosen
 //! moment, [`bad_input`] tries
 //! bad requests, [`tools`] installs the real clients and servers, [`script`] runs
-//! the clients and [`servers`] the servers, [`suite`] runs the official conformance
-//! suite and [`metrics`] reads the gateway's own figures. Behind a gateway stand the
-//! [`rogue_server`] and the [`scripted_server`]; [`client`] calls through it in both eras.
+//! the clients and [`servers`] the servers, [`suite`] and [`client_suite`] run the official
+//! conformance suite and [`metrics`] reads the gateway's own figures. Behind a gateway stand the
+//! [`rogue_server`] and the [`scripted_server`]; [`client`] calls through it in both eras,
+//! and a [`record`] tells what a real server received.
 //!
 //! Invariant: nothing here waits without a bound, and no bound is a threshold:
 //! each is long enough that only a hang reaches it.
 
 pub(crate) mod bad_input;
 pub(crate) mod client;
+pub(crate) mod client_suite;
 pub(crate) mod cutter;
 pub(crate) mod gateway;
 pub(crate) mod mcp;
 pub(crate) mod metrics;
+pub(crate) mod record;
 pub(crate) mod rogue_server;
 pub(crate) mod script;
 pub(crate) mod scripted_server;

@@ -483,11 +483,11 @@ pub(super) fn head(status: u16, headers: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} Whatever\r\n{headers}\r\n").into_bytes()
 }
 
-pub(super) fn empty_response(status: u16, headers: &str) -> Vec<u8> {
+pub(crate) fn empty_response(status: u16, headers: &str) -> Vec<u8> {
     head(status, &format!("{headers}content-length: 0\r\n"))
 }
 
-pub(super) fn json_response(status: u16, headers: &str, body: &Value) -> Vec<u8> {
+pub(crate) fn json_response(status: u16, headers: &str, body: &Value) -> Vec<u8> {
     let body = body.to_string();
     let length = body.len();
     let headers = format!("{headers}content-type: {JSON}\r\ncontent-length: {length}\r\n");

@@ -211,7 +211,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-fn introduction(version: &Value) -> Value {
+pub(crate) fn introduction(version: &Value) -> Value {
     json!({
         "protocolVersion": version,
         "capabilities": { "tools": {} },

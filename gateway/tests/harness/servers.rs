@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::HANG;
+use super::record::Record;
 use super::tools::{NodeTools, PythonTools};
 
 /// Lines of a server's output that are kept for a failure's message.
@@ -90,6 +91,7 @@ fn everything() -> Command {
 /// A running server over HTTP; dropping it kills the process and its children.
 pub(crate) struct ReferenceServer {
     kind: Kind,
+    record: Option<Record>,
     child: Child,
     output: Output,
     /// Where it serves MCP, for `[[upstream]] url =`.
@@ -103,18 +105,27 @@ pub(crate) struct ReferenceServer {
 impl ReferenceServer {
     /// Starts a server and waits until it says where it listens.
     pub(crate) async fn start(kind: Kind) -> ReferenceServer {
-        ReferenceServer::start_at(kind, 0).await
+        ReferenceServer::start_at(kind, 0, None).await
     }
 
-    async fn start_at(kind: Kind, port: u16) -> ReferenceServer {
+    /// The same, with a record of what it receives. For the servers in Python.
+    pub(crate) async fn start_recorded(kind: Kind, record: &Record) -> ReferenceServer {
+        ReferenceServer::start_at(kind, 0, Some(record.clone())).await
+    }
+
+    async fn start_at(kind: Kind, port: u16, record: Option<Record>) -> ReferenceServer {
         let mut command = kind.command(port);
+        if let Some(record) = &record {
+            command.arg("--record").arg(record.path());
+        }
         command.process_group(0);
         command.stdin(Pipe::piped()).stdout(Pipe::piped()).stderr(Pipe::piped());
         let child = command.spawn().unwrap_or_else(|error| panic!("start {kind:?}: {error}"));
         let pid = child.id();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let output = Output::default();
-        let mut server = ReferenceServer { kind, child, output, url: String::new(), address, pid };
+        let url = String::new();
+        let mut server = ReferenceServer { kind, record, child, output, url, address, pid };
         server.url = server.wait_ready().await;
         server.address = address_of(&server.url);
         server
@@ -124,9 +135,9 @@ impl ReferenceServer {
     ///
     /// Not for [`Kind::Everything`], which cannot be given a port.
     pub(crate) async fn restart(self) -> ReferenceServer {
-        let (kind, port) = (self.kind, self.address.port());
+        let (kind, port, record) = (self.kind, self.address.port(), self.record.clone());
         drop(self);
-        ReferenceServer::start_at(kind, port).await
+        ReferenceServer::start_at(kind, port, record).await
     }
 
     /// Kills it as a crash would: connections end without a word.
@@ -189,9 +200,17 @@ fn address_of(url: &str) -> SocketAddr {
 
 /// Sends a signal to all processes of a server.
 fn signal_group(pid: u32, name: &str) {
-    let group = format!("-{pid}");
-    let status = Command::new("kill").args(["-s", name, "--", &group]).status();
-    assert!(status.is_ok_and(|status| status.success()), "send SIG{name} to the group {pid}");
+    send_signal(name, &format!("-{pid}"));
+}
+
+/// Sends a signal to one process.
+pub(crate) fn signal(pid: u32, name: &str) {
+    send_signal(name, &pid.to_string());
+}
+
+fn send_signal(name: &str, target: &str) {
+    let status = Command::new("kill").args(["-s", name, "--", target]).status();
+    assert!(status.is_ok_and(|status| status.success()), "send SIG{name} to {target}");
 }
 
 /// What a server printed last, gathered by threads that end with its pipes.
@@ -256,6 +275,13 @@ pub(crate) enum Stdio {
     Filesystem(PathBuf),
     /// npm's `server-memory`, which keeps its graph in this file.
     Memory(PathBuf),
+}
+
+/// The variables by which a server over stdio that runs on Node records what it receives.
+pub(crate) fn recording(record: &Record) -> [(&'static str, String); 2] {
+    let script = NodeTools::install_servers().script_path("record.mjs");
+    let path = record.path().display().to_string();
+    [("NODE_OPTIONS", format!("--import={}", script.display())), ("SHARDGATE_TESTS_RECORD", path)]
 }
 
 impl Stdio {

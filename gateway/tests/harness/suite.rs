@@ -21,9 +21,18 @@ pub(crate) enum Scenarios {
     All,
 }
 
-/// What became of each check. The key is the scenario and the check's id; a check
+/// What became of each check. The key is the scenario and what [`CheckKey`] says; a check
 /// that comes several times in a scenario is numbered: `tools-list name-valid 2`.
 pub(crate) type Checks = BTreeMap<String, String>;
+
+/// By what a check is known in its scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CheckKey {
+    /// The requirement it is about.
+    Id,
+    /// What it looks at: scenarios for clients look at many things for one requirement.
+    Name,
+}
 
 /// A finished run.
 pub(crate) struct SuiteRun {
@@ -56,9 +65,7 @@ pub(crate) async fn run_suite(
     name: &str,
 ) -> SuiteRun {
     let reports = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("conformance-{name}"));
-    if reports.exists() {
-        fs::remove_dir_all(&reports).expect("clear the reports of an earlier run");
-    }
+    clear_reports(&reports);
     let mut command = NodeTools::install().conformance();
     command.args(["server", "--url", url, "-o"]).arg(&reports);
     match scenarios {
@@ -66,10 +73,23 @@ pub(crate) async fn run_suite(
         Scenarios::All => command.args(["--suite", "all", "--spec-version", revision]),
     };
     let output = run(command).await;
+    read_reports(&reports, output, CheckKey::Id)
+}
+
+/// Removes the reports of an earlier run.
+pub(crate) fn clear_reports(reports: &Path) {
+    if reports.exists() {
+        fs::remove_dir_all(reports).expect("clear the reports of an earlier run");
+    }
+    fs::create_dir_all(reports).expect("a folder for reports");
+}
+
+/// The run that printed `output` and has left its reports here.
+pub(crate) fn read_reports(reports: &Path, output: Output, key: CheckKey) -> SuiteRun {
     let mut checks = Checks::new();
-    let directories = report_directories(&reports, &output);
+    let directories = report_directories(reports, &output);
     for directory in &directories {
-        read_report(directory, &mut checks);
+        read_report(directory, key, &mut checks);
     }
     SuiteRun { output, scenarios: directories.len(), checks }
 }
@@ -101,6 +121,20 @@ pub(crate) fn differences(found: &Checks, expected: &Checks) -> Vec<String> {
     lines
 }
 
+/// Compares differences with those on record, in `tests/servers/through_gateway/`.
+/// `SHARDGATE_WRITE_REFERENCE=1` writes them anew.
+pub(crate) fn assert_recorded(name: &str, found: &[String]) {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/servers/through_gateway");
+    let path = directory.join(format!("{name}.txt"));
+    let text: String = found.iter().map(|line| format!("{line}\n")).collect();
+    if std::env::var_os("SHARDGATE_WRITE_REFERENCE").is_some() {
+        fs::create_dir_all(&directory).expect("a folder for records");
+        fs::write(&path, &text).expect("write the record");
+    }
+    let recorded = fs::read_to_string(&path).expect("the record is there");
+    assert_eq!(text, recorded, "the differences on record are those of {}", path.display());
+}
+
 fn alike(left: Option<&str>, right: Option<&str>) -> bool {
     match (left, right) {
         (Some("INFO"), other) | (other, Some("INFO")) => {
@@ -118,13 +152,17 @@ fn report_directories(reports: &Path, output: &Output) -> Vec<PathBuf> {
     entries.map(|entry| entry.expect("read the reports").path()).collect()
 }
 
-fn read_report(directory: &Path, checks: &mut Checks) {
+fn read_report(directory: &Path, key: CheckKey, checks: &mut Checks) {
     let text = fs::read_to_string(directory.join("checks.json")).expect("a report");
     let report: Vec<Value> = serde_json::from_str(&text).expect("a report is JSON");
     let name = directory.file_name().expect("a name").to_string_lossy().into_owned();
     let scenario = scenario_of(&name);
     for check in &report {
-        let id = check["id"].as_str().unwrap_or("unknown");
+        let known_by = match key {
+            CheckKey::Id => "id",
+            CheckKey::Name => "name",
+        };
+        let id = check[known_by].as_str().unwrap_or("unknown");
         let status = check["status"].as_str().unwrap_or("unknown");
         let first = format!("{scenario} {id}");
         let key = if checks.contains_key(&first) {
@@ -136,7 +174,8 @@ fn read_report(directory: &Path, checks: &mut Checks) {
     }
 }
 
-/// The scenario's name in a report's, `server-NAME-YYYY-MM-DDTHH-MM-SS-mmmZ`.
+/// The scenario's name in a report's, `server-NAME-YYYY-MM-DDTHH-MM-SS-mmmZ`; for clients
+/// there is nothing before the name.
 fn scenario_of(report: &str) -> &str {
     const STAMP_BYTES: usize = "-2026-01-01T00-00-00-000Z".len();
     let end = report.len().saturating_sub(STAMP_BYTES);

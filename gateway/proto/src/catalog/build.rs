@@ -17,6 +17,10 @@ use crate::mcp::version::Era;
 /// The longest name of a server; its length is one byte in cursors.
 const SERVER_NAME_BYTES_MAX: usize = 255;
 
+/// For how long a list may be kept, in milliseconds, while a server that belongs to it has
+/// never been read: it may come up any time, and not all clients listen for changes.
+pub const PARTIAL_TTL_MS: u64 = 1_000;
+
 /// Where a name leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
@@ -90,9 +94,11 @@ impl Catalog {
         catalog.add_addressed(ListKind::Resources, &merge);
         catalog.add_addressed(ListKind::Templates, &merge);
         for kind in ListKind::ALL {
-            let said = merge.shown.iter().filter_map(|(_, listing)| *listing);
-            catalog.caching[kind as usize] =
-                said.map(|listing| listing.caching(kind)).fold(Caching::default(), Caching::and);
+            let partial = Caching { ttl_ms: Some(PARTIAL_TTL_MS), private: false };
+            let said = merge.shown.iter().map(|(_, listing)| *listing);
+            catalog.caching[kind as usize] = said
+                .map(|listing| listing.map_or(partial, |listing| listing.caching(kind)))
+                .fold(Caching::default(), Caching::and);
         }
         catalog
     }

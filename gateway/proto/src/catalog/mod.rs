@@ -35,7 +35,7 @@ mod tests;
 mod uri_template;
 mod view;
 
-pub use build::{Catalog, Changes};
+pub use build::{Catalog, Changes, PARTIAL_TTL_MS};
 pub use definition::{DefinitionHash, definition_hash};
 pub use entry::{BadEntry, KEY_BYTES_MAX, TaskSupport};
 pub use listing::{BadPage, Caching, Dropped, Listing, ListingLimits, PageEnd};

@@ -348,6 +348,22 @@ fn caching_is_as_short_and_private_as_any_server_wants() {
 }
 
 #[test]
+fn lists_that_lack_a_server_are_soon_out_of_date() {
+    let known = tools(&["x"]);
+    let build = |other: Option<&Listing>| {
+        let servers = [
+            (server(0, "known", Prefix::Always), Some(&known)),
+            (server(1, "other", Prefix::Always), other),
+        ];
+        Catalog::build(&servers, &View::default(), &Pins::new())
+    };
+    for kind in ListKind::ALL {
+        assert_eq!(build(None).caching(kind).ttl_ms, Some(PARTIAL_TTL_MS));
+        assert_eq!(build(Some(&known)).caching(kind).ttl_ms, None);
+    }
+}
+
+#[test]
 fn changes_are_told_by_kind() {
     let a = tools(&["x"]);
     let prompts = offering(ListKind::Prompts, &[r#"{"name":"p"}"#.to_owned()]);

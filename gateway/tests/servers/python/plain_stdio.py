@@ -3,23 +3,34 @@ started two hundred times, and odd enough to show what becomes of a bad child.
 
 --mark TEXT   is only there to be found among the processes of the machine
 --modern      speaks 2026-07-28 instead of sessions
+--deaf        says nothing to requests it does not know
+--brittle     ends at requests it does not know
 --stubborn    stays when it is asked to go: only SIGKILL ends it
+--hold FILE   does not answer `initialize` while there is such a file
 """
 
 import json
 import os
 import signal
 import sys
+import time
 
 MODERN = "--modern" in sys.argv
 STUBBORN = "--stubborn" in sys.argv
+DEAF = "--deaf" in sys.argv
+BRITTLE = "--brittle" in sys.argv
+HOLD = sys.argv[sys.argv.index("--hold") + 1] if "--hold" in sys.argv else None
 VERSION = "2026-07-28"
-TOOLS = ["who", "crash", "wait", "ask", "noise", "progress", "huge", "garble"]
+TOOLS = ["who", "crash", "wait", "release", "ask", "noise", "progress", "huge", "garble", "change"]
 
 # Calls that wait: request id to the label they are known by.
 waiting = {}
+# The progress tokens of these.
+tokens = {}
 # Questions to the client: their id to the call that asked.
 asked = {}
+# Calls that will not survive it if their question is refused.
+touchy = set()
 
 
 def send(message):
@@ -66,17 +77,42 @@ def ask(id, params):
         text(id, "Hello, %s!" % responses["name"]["content"]["name"])
 
 
+def report(token, step, total):
+    progress = {"progressToken": token, "progress": step, "total": total}
+    send({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
+
+
+def crash():
+    say("out of paper")
+    os._exit(3)
+
+
+def cancelled(id):
+    label = waiting.pop(id, "nobody's call")
+    # Some go on for a while with what was given up, and say so.
+    if tokens.get(id) is not None:
+        report(tokens[id], 1, 3)
+    say("cancelled %s" % label)
+
+
 def call(id, params):
     name = params.get("name")
     if name == "who":
         text(id, str(os.getpid()))
     elif name == "crash":
-        say("out of paper")
-        os._exit(3)
+        crash()
     elif name == "wait":
         waiting[id] = params.get("arguments", {}).get("label")
+        tokens[id] = params.get("_meta", {}).get("progressToken")
         say("waits for %s" % waiting[id])
+    elif name == "release":
+        for other, label in waiting.items():
+            text(other, "released %s" % label)
+        waiting.clear()
+        text(id, "all released")
     elif name == "ask":
+        if params.get("arguments", {}).get("touchy"):
+            touchy.add(id)
         ask(id, params)
     elif name == "noise":
         sys.stdout.write("Debug: this line is no message\n\n{\"neither\": \"is this\"}\n[]\n")
@@ -84,11 +120,13 @@ def call(id, params):
     elif name == "progress":
         token = params.get("_meta", {}).get("progressToken")
         for step in range(1, 4):
-            report = {"progressToken": token, "progress": step, "total": 3}
-            send({"jsonrpc": "2.0", "method": "notifications/progress", "params": report})
+            report(token, step, 3)
         text(id, "three steps")
     elif name == "huge":
         text(id, "x" * params["arguments"]["bytes"])
+    elif name == "change":
+        send({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+        text(id, "changed nothing")
     elif name == "garble":
         # Half a message, and the rest of it never.
         sys.stdout.write('{"jsonrpc":"2.0","id":%s,"result":{"content":[' % json.dumps(id))
@@ -102,14 +140,18 @@ def take(message):
     method, id, params = message.get("method"), message.get("id"), message.get("params", {})
     if method is None:
         call_id = asked.pop(id, None)
+        if call_id in touchy and "error" in message:
+            crash()
         if call_id is not None:
             name = message.get("result", {}).get("content", {}).get("name", "nobody")
             text(call_id, "Hello, %s!" % name)
     elif method == "notifications/cancelled":
-        say("cancelled %s" % waiting.pop(params.get("requestId"), "nobody's call"))
+        cancelled(params.get("requestId"))
     elif id is None:
         pass
     elif method == "initialize" and not MODERN:
+        while HOLD and os.path.exists(HOLD):
+            time.sleep(0.01)
         answer(id, {
             "protocolVersion": params["protocolVersion"],
             "capabilities": {"tools": {}},
@@ -124,7 +166,10 @@ def take(message):
                else {"tools": tools})
     elif method == "tools/call":
         call(id, params)
-    else:
+    elif BRITTLE:
+        say("%s is too much" % method)
+        os._exit(4)
+    elif not DEAF:
         refuse(id, -32601, "no such method")
 
 
