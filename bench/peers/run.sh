@@ -283,7 +283,8 @@ measure_all() {
     done
 }
 
-# Medians by server, and the median of the ratios to the gateway within each round.
+# Medians by server, and the median of the ratios to the gateway within each round. Memory
+# is that of the first round: servers keep what more connections have made them take.
 summarise() {
     awk -F'\t' -v workload="$workload" '
         function median(values, count,   i, j, swap) {
@@ -322,7 +323,7 @@ summarise() {
                 printf "| %d | %s | %d | %s | %.2f µs | %s | %d %% | %.2f ms | %.2f ms | %.1f MiB | %d |\n", size[row], peer[row], of(row, 5),
                     (row == own ? "" : sprintf("**%.2f**", rates)), of(row, 8),
                     (row == own || !cpus ? "" : sprintf("**%.2f**", 1 / cpus)), of(row, 9) * 100,
-                    of(row, 6) / 1000, of(row, 7) / 1000, of(row, 10) / 1048576, errors[row]
+                    of(row, 6) / 1000, of(row, 7) / 1000, cell[row, 1, 10] / 1048576, errors[row]
             }
         }' < <(sort -t"$(printf '\t')" -k1,1 -k3,3n -s "$scratch/runs.tsv")
 }

@@ -48,13 +48,15 @@ fn write_head(text: &mut String, outcome: &Outcome) {
         printable(&plan.url),
         printable(&plan.revision)
     );
-    let _ = writeln!(
-        text,
-        "{NAME}{} · {} measured after {} of warm-up{NAME:#}",
+    let mut time = format!(
+        "{} · {} measured",
         instant_text(outcome.began_unix_ms),
-        span_text(outcome.totals.elapsed_s),
-        span_text(plan.warmup_s)
+        span_text(outcome.totals.elapsed_s)
     );
+    if plan.warmup_s > 0.0 {
+        let _ = write!(time, " after {} of warm-up", span_text(plan.warmup_s));
+    }
+    let _ = writeln!(text, "{NAME}{time}{NAME:#}");
     let [.., last] = plan.stages.as_slice() else { return };
     let _ = writeln!(text, "{NAME}{}{NAME:#}", load_text(last));
 }

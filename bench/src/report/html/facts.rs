@@ -27,7 +27,10 @@ fn plan(outcome: &Outcome) -> Markup {
             (fact("workload", &plan.workload))
             (fact("MCP revision", &plan.revision))
             @for (index, stage) in plan.stages.iter().enumerate() {
-                (fact(&stage_text(plan, index, stage), &load_text(stage)))
+                @let name = stage_text(plan, index, stage);
+                @let is_numbered = name.starts_with(|c: char| c.is_ascii_digit());
+                @let name = if is_numbered { format!("stage {name}") } else { name };
+                (fact(&name, &load_text(stage)))
             }
             (fact("workers", &plan.workers.to_string()))
             @if plan.think_us > 0 { (fact("think time", &duration_text(plan.think_us as f64))) }
