@@ -620,3 +620,26 @@ async fn servers_that_are_down_at_the_start_stop_nothing_and_come_in_later() {
         }
     }
 }
+
+/// Beyond a thousand, calls were once refused that `in_flight_max` had let in; and the
+/// subscription to the server's changes took the only connection for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_were_let_in_wait_for_a_connection() {
+    const CALLS: u64 = 1_300;
+    let server = server();
+    let options = format!("connections_max = 1\nin_flight_max = {CALLS}\n");
+    let config = upstream("one", &server.url(), &options);
+    let gateway = Launch::default().shards(1).config(&config).start();
+    let client = Client::Modern(gateway.listen);
+    client.wait_for_tool("echo", true).await;
+    // As long as this one lasts, all others wait.
+    let first = client.begin_call(0, "sleep", &json!({ "ms": 300 })).await;
+    let mut waiting = vec![first];
+    for id in 1..CALLS {
+        waiting.push(client.begin_call(id, "echo", &json!({ "message": "patience" })).await);
+    }
+    for (id, wire) in waiting.iter_mut().enumerate() {
+        let answer = wire.answer().await.expect("an answer").json();
+        assert!(answer["error"].is_null(), "call {id}: {answer}");
+    }
+}

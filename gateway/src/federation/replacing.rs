@@ -55,6 +55,9 @@ impl Changeable for Federation {
             match self.servers.get_mut(usize::from(index)) {
                 Some(known) => {
                     let pins = server.pinned && !known.settings.pinned;
+                    if let Wire::Http(http) = &mut known.wire {
+                        http.take_over(&server);
+                    }
                     known.settings = server;
                     if pins {
                         // What it lists has to be pinned.

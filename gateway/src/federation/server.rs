@@ -19,15 +19,16 @@ use super::job::JobKey;
 use super::listening::Watch;
 use super::reading::Reading;
 use super::replacing::Leaving;
-use super::session::{Abilities, Sessions, UpKey};
+use super::session::{Abilities, Pending, Sessions, UpKey};
 use super::settings::{FederationSettings, HttpSettings, ServerSettings, Transport, WireSettings};
 use super::stdio::Pipes;
 
 /// What every POST of an MCP client accepts (MCP 2025-11-25, transports).
 const ACCEPT_BOTH: &str = "application/json, text/event-stream";
 const ACCEPT_EVENTS: &str = "text/event-stream";
-/// Requests that may wait for a connection.
-const WAITING_MAX: usize = 1_024;
+/// What may wait for a connection besides calls, which `in_flight_max` bounds: notifications,
+/// cancellations, requests of our own.
+const OWN_WAITING_MAX: usize = 1_024;
 /// Headers of one answer.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
@@ -142,8 +143,25 @@ impl HttpWire {
         [(&mut self.calls, 0), (&mut self.streams, STREAMS_KEY)]
     }
 
+    /// The server is configured anew, and reached as before.
+    pub(super) fn take_over(&mut self, server: &ServerSettings) {
+        for (pool, _) in self.pools() {
+            pool.set_waiting_max(waiting_max(server));
+        }
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Millis> {
         [self.calls.poll_timeout(), self.streams.poll_timeout()].into_iter().flatten().min()
+    }
+
+    fn send_on_streams(
+        &mut self,
+        request: &Request<'_>,
+        now: Millis,
+        events: &mut Events,
+    ) -> Result<ExchangeKey, PoolFull> {
+        let exchange = self.streams.send(request, now, events)?;
+        Ok(ExchangeKey(exchange.0 | STREAMS_KEY))
     }
 
     fn abort(&mut self, exchange: ExchangeKey, events: &mut Events) {
@@ -279,7 +297,13 @@ impl Server {
                     timeout_ms: Some(self.settings.request_timeout_ms),
                     repeatable: message.repeatable,
                 };
-                let exchange = http.calls.send(&request, now, events)?;
+                // A subscription's answer lasts: it must not take a connection from calls.
+                let listens = matches!(purpose, Use::Request(id)
+                    if entry.pending.get(&id) == Some(&Pending::Listen));
+                let exchange = match listens {
+                    true => http.send_on_streams(&request, now, events)?,
+                    false => http.calls.send(&request, now, events)?,
+                };
                 self.insert_exchange(exchange, session, purpose);
                 Ok(Some(exchange))
             }
@@ -314,8 +338,7 @@ impl Server {
             timeout_ms: Some(self.settings.request_timeout_ms),
             repeatable: true,
         };
-        let exchange = http.streams.send(&request, now, events)?;
-        let exchange = ExchangeKey(exchange.0 | STREAMS_KEY);
+        let exchange = http.send_on_streams(&request, now, events)?;
         self.insert_exchange(exchange, session, purpose);
         Ok(Some(exchange))
     }
@@ -430,6 +453,11 @@ fn write_line(out: &mut Vec<u8>, message: &[u8]) {
     out.push(b'\n');
 }
 
+/// A call that was let in waits for a connection, however few there may be.
+fn waiting_max(server: &ServerSettings) -> usize {
+    server.in_flight_max + OWN_WAITING_MAX
+}
+
 fn client_settings(
     index: u16,
     server: &ServerSettings,
@@ -443,7 +471,7 @@ fn client_settings(
         path: http.path.clone(),
         fields: http.fields.clone(),
         connections_max: http.connections_max,
-        waiting_max: WAITING_MAX,
+        waiting_max: waiting_max(server),
         head_bytes_max: HEAD_BYTES_MAX,
         message_bytes_max: all.message_bytes_max,
         idle_link_ms: http.idle_connection_ms,

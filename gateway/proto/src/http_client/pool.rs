@@ -283,6 +283,11 @@ impl HttpClient {
         self.timeout_bound = links.chain(waiting).min();
     }
 
+    /// From now on so many requests may wait for a link; those that wait already do so on.
+    pub fn set_waiting_max(&mut self, requests: usize) {
+        self.settings.waiting_max = requests;
+    }
+
     /// The server is no longer wanted: closes all links. No exchange's end is told.
     pub fn close_all(&mut self, events: &mut Events) {
         self.links.keys().for_each(|link| events.close_link(*link));
