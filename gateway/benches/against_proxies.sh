@@ -1,22 +1,20 @@
 #!/usr/bin/env bash
-# Compares one shard of the gateway, forwarding `tools/call echo` to a tool server, with one
-# worker of nginx and one thread of HAProxy that forward the same requests unread.
-#
-# The tool server is another gateway with its built-in tools. It shares cpu 1 with the load
-# client; what forwards has cpu 0 for itself. Runs alternate. Judge by CPU time per request:
-# the load's core is the limit of requests/s.
-#
-# With --half-load it measures latencies instead, at half of what the gateway can do with so
-# many connections, and beside them those of the tool server without anything before it.
+# Latencies of one shard of the gateway that forwards `tools/call echo` to a tool server,
+# beside one worker of nginx and one thread of HAProxy that forward the same requests unread,
+# and beside the tool server with nothing before it; at half of what the gateway can do with
+# so many connections. (bench/peers/run.sh compares what they can do at most.)
 #
 # With --events it measures something else: how much later the events of a call's stream
 # come, from a tool server that says in each when it was sent (examples/relayed_events.rs).
+#
+# The tool server is another gateway with its built-in tools. It shares cpu 1 with the load;
+# what forwards has cpu 0 for itself. Runs alternate.
 set -euo pipefail
 
 readonly PROXY_CPU=0 LOAD_CPU=1
 readonly UPSTREAM_PORT=18001 GATEWAY_PORT=18002 NGINX_PORT=18003 HAPROXY_PORT=18004
 readonly READY_ATTEMPTS=100 # of 0.1 s
-readonly UPSTREAM_CONNECTIONS=256
+readonly UPSTREAM_CONNECTIONS=1024
 
 usage() {
     cat <<'TEXT'
@@ -25,11 +23,10 @@ Usage: gateway/benches/against_proxies.sh [options]
   --duration SECONDS     length of one run (default 5)
   --runs N               rounds per number of connections (default 3)
   --connections "LIST"   numbers of connections (default "64 512 5000")
-  --half-load            measure latencies at half load instead
   --events               measure the delay of relayed events instead
   --gateway FILE         a gateway that is built already; otherwise cargo builds it
 
-It needs nginx, haproxy, wrk, curl and, for --half-load, jq. It ends with 1 if an answer was not 2xx.
+It needs nginx, haproxy and jq. It ends with 1 if a call failed.
 TEXT
 }
 
@@ -39,11 +36,11 @@ die() {
 }
 
 parse_arguments() {
-    duration=5 runs=3 connections='64 512 5000' gateway='' mode=throughput
+    duration=5 runs=3 connections='64 512 5000' gateway='' events=false
     while (($#)); do
         case $1 in
             -h | --help) usage && exit 0 ;;
-            --events | --half-load) mode=${1#--} && shift ;;
+            --events) events=true && shift ;;
             --duration | --runs | --connections | --gateway)
                 (($# > 1)) || die "$1 needs a value"
                 printf -v "${1#--}" '%s' "$2"
@@ -53,17 +50,18 @@ parse_arguments() {
         esac
     done
     local program
-    for program in nginx haproxy wrk curl taskset; do
+    for program in nginx haproxy jq taskset; do
         command -v "$program" >/dev/null || die "$program is not installed"
     done
     if [[ -z $gateway ]]; then
         cargo build --release --bins
         gateway=target/release/shardgate
     fi
-    case $mode in
-        events) cargo build --release -p shardgate --example relayed_events ;;
-        half-load) cargo build --release -p shardgate-bench ;;
-    esac
+    if $events; then
+        cargo build --release -p shardgate --example relayed_events
+    else
+        cargo build --release -p shardgate-bench
+    fi
 }
 
 write_configurations() {
@@ -106,15 +104,6 @@ frontend clients
 backend tools
   server one 127.0.0.1:$UPSTREAM_PORT pool-max-conn 1024 maxconn 1024
 CFG
-    cat >"$work/call.lua" <<'LUA'
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Accept"] = "application/json, text/event-stream"
-wrk.headers["MCP-Protocol-Version"] = "2026-07-28"
-wrk.headers["Mcp-Method"] = "tools/call"
-wrk.headers["Mcp-Name"] = "echo"
-wrk.body = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"message":"hello from the echo tool, sixty-four bytes of payload in this reply"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}'
-LUA
 }
 
 # Starts a command on a cpu; its pid is in `started`.
@@ -144,55 +133,38 @@ start_tool_server() {
 
 start_proxies() {
     start $PROXY_CPU "$gateway" serve --config "$work/gateway.toml" --listen 127.0.0.1:$GATEWAY_PORT --admin 127.0.0.1:0 --shards 1 --log json
-    gateway_pid=$started
     start $PROXY_CPU nginx -c "$work/nginx.conf"
-    local nginx_main=$started
     start $PROXY_CPU haproxy -f "$work/haproxy.cfg" -db
-    haproxy_pid=$started
     local port
     for port in $GATEWAY_PORT $NGINX_PORT $HAPROXY_PORT; do
         wait_for_port "$port"
     done
-    nginx_pid=$(pgrep -P "$nginx_main" | head -n 1)
 }
 
-# User and system time of a process so far, in clock ticks.
-ticks() {
-    awk '{ print $14 + $15 }' "/proc/$1/stat"
-}
-
-run_one() {
-    local name=$1 port=$2 pid=$3 count=$4 before after output
-    before=$(ticks "$pid")
-    output=$(taskset -c $LOAD_CPU wrk -t1 -c"$count" -d"${duration}s" --timeout 10s -s "$work/call.lua" "http://127.0.0.1:$port/mcp")
-    after=$(ticks "$pid")
-    if grep -q 'Non-2xx' <<<"$output"; then
-        die "$name gave answers that are not 2xx: $(grep 'Non-2xx' <<<"$output")"
-    fi
-    awk -v name="$name" -v count="$count" -v ticks=$((after - before)) -v hz="$(getconf CLK_TCK)" '
-        /requests in/ { requests = $1 }
-        /Requests\/sec/ { rate = $2 }
-        END { printf "%-10s %5d connections  %8.0f requests/s  %6.2f us CPU/request\n", name, count, rate, ticks / hz * 1e6 / requests }
-    ' <<<"$output"
+# One run of the load tool, whose result goes to a file.
+load() {
+    local port=$1 count=$2 rate=$3
+    taskset -c $LOAD_CPU target/release/shardgate-bench run --cpus $LOAD_CPU \
+        --url "http://127.0.0.1:$port/mcp" --revision 2026-07-28 --workload tools_call_1kib \
+        --connections "$count" --rate "$rate" --duration "${duration}s" --warmup 1s \
+        --fail-if 'errors>0,shed>0' --json "$work/load.json" >"$work/load.log" 2>&1 ||
+        die "$(cat "$work/load.log")"
 }
 
 # Latencies at a rate, from the planned time of each request.
 latencies() {
     local name=$1 port=$2 count=$3 rate=$4
-    taskset -c $LOAD_CPU target/release/shardgate-bench run --cpus $LOAD_CPU \
-        --url "http://127.0.0.1:$port/mcp" --revision 2026-07-28 --workload tools_call_1kib \
-        --connections "$count" --rate "$rate" --duration "${duration}s" --warmup 1s \
-        --json "$work/latencies.json" >"$work/latencies.log" 2>&1 || die "$(cat "$work/latencies.log")"
+    load "$port" "$count" "$rate"
     jq -r --arg name "$name" --arg count "$count" '
         .latency.corrected as $it | .totals as $all |
-        "\($name) \($count) connections  \($all.completed / $all.elapsed_s | floor) requests/s  " +
-        "p50 \($it.p50) us  p99 \($it.p99) us  \(.verdict.limit)"' "$work/latencies.json"
+        "\($name)\t\($count) connections\t\($all.completed / $all.elapsed_s | floor) requests/s\t" +
+        "p50 \($it.p50) us\tp99 \($it.p99) us\tlimit: \(.verdict.limit)"' "$work/load.json"
 }
 
 measure_half_load() {
     local count=$1 rate round
-    rate=$(taskset -c $LOAD_CPU wrk -t1 -c"$count" -d"${duration}s" --timeout 10s -s "$work/call.lua" \
-        "http://127.0.0.1:$GATEWAY_PORT/mcp" | awk '/Requests\/sec/ { print int($2 / 2) }')
+    load $GATEWAY_PORT "$count" max
+    rate=$(jq '.totals.completed / .totals.elapsed_s / 2 | floor' "$work/load.json")
     for ((round = 0; round < runs; round++)); do
         latencies direct $UPSTREAM_PORT "$count" "$rate"
         latencies shardgate $GATEWAY_PORT "$count" "$rate"
@@ -214,24 +186,16 @@ main() {
     pids=()
     trap 'kill "${pids[@]}" 2>/dev/null; wait; rm -rf "$work"' EXIT
     write_configurations
-    if [[ $mode == events ]]; then
+    if $events; then
         start_proxies
         measure_events
         return
     fi
     start_tool_server
     start_proxies
-    local count round
+    local count
     for count in $connections; do
-        if [[ $mode == half-load ]]; then
-            measure_half_load "$count"
-            continue
-        fi
-        for ((round = 0; round < runs; round++)); do
-            run_one shardgate $GATEWAY_PORT "$gateway_pid" "$count"
-            run_one nginx $NGINX_PORT "$nginx_pid" "$count"
-            run_one haproxy $HAPROXY_PORT "$haproxy_pid" "$count"
-        done
+        measure_half_load "$count"
     done
 }
 
