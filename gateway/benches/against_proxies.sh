@@ -98,6 +98,7 @@ defaults
   timeout client 300s
   timeout server 300s
   http-reuse always
+  option http-no-delay
 frontend clients
   bind 127.0.0.1:$HAPROXY_PORT
   default_backend tools
