@@ -28,7 +28,9 @@ fn beside(server: &Gateway, more: &str) -> Gateway {
 }
 
 fn beside_a_dead_one() -> Gateway {
-    Launch::default().shards(2).config(&format!("{EMBEDDED}{DEAD}")).start()
+    // However slow the machine is, no call is answered as a stream for its slowness.
+    let patient = "[limits]\nanswer_patience_ms = 60000\n";
+    Launch::default().shards(2).config(&format!("{patient}{EMBEDDED}{DEAD}")).start()
 }
 
 /// What only the older era has, and a member is spoken to in the newer: an answer that the
