@@ -271,18 +271,7 @@ impl Federation {
                     if let (Some(retry_ms), Some(Pending::Job(job))) = (exchange.retry_ms, job) {
                         self.let_client_poll(job, retry_ms, events);
                     }
-                    let at = now + exchange.retry_ms.unwrap_or(RESUME_MS);
-                    let last_event_id = last_event_id.into();
-                    let session = exchange.session;
-                    self.resumptions.push(Resumption {
-                        at,
-                        server: index,
-                        session,
-                        id,
-                        last_event_id,
-                    });
-                    self.look_by(at);
-                    return;
+                    return self.resume_later(index, exchange, id, last_event_id, now);
                 }
                 let why = match exchange.status {
                     200 => "its answer ended without a response to the request".to_owned(),
@@ -303,6 +292,21 @@ impl Federation {
             Use::Standing => self.standing_ended(index, exchange, last_event_id, now, events),
             Use::Note | Use::End => {}
         }
+    }
+
+    /// The rest of the stream that answers the request `id` is asked for after a pause.
+    fn resume_later(
+        &mut self,
+        index: u16,
+        exchange: Exchange,
+        id: u64,
+        last_event_id: &[u8],
+        now: Millis,
+    ) {
+        let at = now + exchange.retry_ms.unwrap_or(RESUME_MS);
+        let (session, last_event_id) = (exchange.session, last_event_id.into());
+        self.resumptions.push(Resumption { at, server: index, session, id, last_event_id });
+        self.look_by(at);
     }
 
     /// The server wants its client to poll instead of holding the stream (MCP 2025-11-25,
@@ -368,17 +372,7 @@ impl Federation {
         // MCP 2025-11-25, transports: "Resumption applies regardless of how the original
         // stream was initiated", and of how it ended.
         if broke && legacy && !failure.last_event_id.is_empty() {
-            let at = now + exchange.retry_ms.unwrap_or(RESUME_MS);
-            let last = failure.last_event_id.as_slice().into();
-            let session = exchange.session;
-            self.resumptions.push(Resumption {
-                at,
-                server: index,
-                session,
-                id,
-                last_event_id: last,
-            });
-            self.look_by(at);
+            self.resume_later(index, exchange, id, &failure.last_event_id, now);
             return true;
         }
         // The request of a stream that was to be resumed was sent long ago.
