@@ -74,16 +74,20 @@ impl Ground {
         processes().iter().filter(|(_, line)| line.contains(&self.mark)).count()
     }
 
-    async fn until_children(&self, what: &str, check: impl Fn(&BTreeSet<u32>) -> bool) {
-        until(what, async || check(&self.children()).then_some(())).await;
+    /// The children of the look that was right: a later one may find others.
+    async fn until_children(
+        &self,
+        what: &str,
+        check: impl Fn(&BTreeSet<u32>) -> bool,
+    ) -> BTreeSet<u32> {
+        until(what, async || Some(self.children()).filter(&check)).await
     }
 
     /// The child that is there though no client is: the one by which lists are read. One
     /// that was asked in vain for the other era may take a while to end.
     async fn children_at_rest(&self) -> BTreeSet<u32> {
         Client::Modern(self.gateway.listen).wait_for_tool("plain__who", true).await;
-        self.until_children("one child reads the lists", |all| all.len() == 1).await;
-        self.children()
+        self.until_children("one child reads the lists", |all| all.len() == 1).await
     }
 
     async fn until_logged(&self, part: &str) {

@@ -283,10 +283,19 @@ impl Victim {
         victim
     }
 
-    /// The supervisor's children and theirs, once there are so many.
-    pub(crate) async fn until_processes(&self, count: usize) -> Vec<Process> {
-        until(|| processes(&self.mark).len() >= count, "processes of the victim").await;
-        processes(&self.mark)
+    /// Waits until the supervisor's children and theirs have just these names, in their order.
+    ///
+    /// One look is not enough: a shell's child bears the shell's name until it runs its program,
+    /// and while it does so it has no environment and therefore no mark.
+    pub(crate) async fn until_names(&self, names: impl Iterator<Item = &str>) {
+        let expected: Vec<&str> = names.collect();
+        let is_right = || {
+            let processes = processes(&self.mark);
+            let mut names: Vec<&str> = processes.iter().map(|process| &*process.name).collect();
+            names.sort_unstable();
+            names == expected
+        };
+        until(is_right, "the victim's processes").await;
     }
 
     pub(crate) fn kill(&mut self) {
