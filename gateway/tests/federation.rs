@@ -101,6 +101,27 @@ fn field(entries: &[Value], name: &str) -> BTreeSet<String> {
     entries.iter().map(|entry| entry[name].as_str().expect("a text").to_owned()).collect()
 }
 
+/// Connections to tool servers stay open between calls, and are no reason to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_ends_takes_leave_of_its_servers() {
+    for protocol in ERAS {
+        let mut ground = Ground::new(protocol, "");
+        for client in ground.clients().await {
+            client.wait_for_tool("one__echo", true).await;
+            for id in 0..CONNECTIONS {
+                client.call(id, "one__echo", &json!({ "message": "hello" })).await;
+            }
+            drop(client.listen(Some(WATCHED)).await);
+        }
+        ground.gateway.terminate();
+        let status = ground.gateway.wait_exit();
+        assert!(status.success(), "{protocol}: {status}\n{}", ground.gateway.log_tail());
+        for server in [&ground.one, &ground.two] {
+            until_gauge(server, SESSIONS, 0.0).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_of_all_servers_are_merged_and_paged() {
     const PAGE: usize = 7;

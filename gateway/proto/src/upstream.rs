@@ -378,6 +378,12 @@ pub trait Upstream {
     /// (`subscriptions/listen`) get their final answers now.
     fn end_standing_calls(&mut self, events: &mut Events);
 
+    /// The gateway is going down and has no client any more, here or on other shards: what is
+    /// held at tool servers ends now, links included. They may take a moment to hear of it.
+    fn take_leave(&mut self, now: Millis, events: &mut Events) {
+        let _ = (now, events);
+    }
+
     /// A legacy session begins. `client_capabilities` is the raw JSON object of `initialize`.
     fn open_session(
         &mut self,

@@ -41,6 +41,10 @@ impl Changeable for Embedded {}
 
 impl<U: Changeable> Gateway<U> {
     pub(crate) fn take_reloaded(&mut self, io: &mut Io<'_, Message>, reloaded: &Reloaded) {
+        // New servers would only be in the way of the end.
+        if self.draining {
+            return;
+        }
         // Links are opened by what the upstream does next.
         self.replace_endpoints(io, Arc::clone(&reloaded.endpoints));
         self.settings.routes = Arc::clone(&reloaded.routes);

@@ -80,6 +80,11 @@ impl Links {
         }
     }
 
+    /// True if a connection goes to a tool server.
+    pub(crate) fn is_link(&self, conn: ConnId) -> bool {
+        self.by_conn.contains_key(&conn)
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.links.len()

@@ -66,6 +66,8 @@ pub(crate) struct Gateway<U> {
     /// Shards that have no connection any more and end when all are so.
     pub(crate) quiet: BTreeSet<ShardId>,
     pub(crate) said_quiet: bool,
+    /// True once tool servers were told that the gateway goes.
+    pub(crate) has_taken_leave: bool,
     pub(crate) draining: bool,
     /// Since when, if it drains.
     pub(crate) drain_began: Millis,
@@ -106,6 +108,7 @@ impl<U: Upstream> Gateway<U> {
             deferred_watched: false,
             quiet: BTreeSet::new(),
             said_quiet: false,
+            has_taken_leave: false,
             draining: false,
             drain_began: Millis(0),
             date: HttpDate::from_unix_s(unix_s()),

@@ -380,10 +380,12 @@ impl<U: Upstream> Gateway<U> {
     }
 
     /// A shard ends when no other can need it: while one has connections, it may still
-    /// forward requests for sessions of this one.
+    /// forward requests for sessions of this one. Only then tool servers are told, and
+    /// their connections waited for.
     fn may_finish(&mut self, io: &mut Io<'_, Message>) -> bool {
         // The runtime also counts connections that are on their way to another shard.
-        if io.connections().next().is_some() || self.connections.open() > 0 {
+        let has_clients = io.connections().any(|conn| !self.links.is_link(conn));
+        if has_clients || self.connections.open() > 0 {
             return false;
         }
         let others = (0..io.shards() as u16).map(ShardId).filter(|&shard| shard != io.shard());
@@ -394,7 +396,16 @@ impl<U: Upstream> Gateway<U> {
         }
         let all_quiet =
             others.iter().all(|shard| self.quiet.contains(shard) || io.has_ended(*shard));
-        all_quiet && self.remote.is_empty() && self.deferred.is_empty()
+        if !all_quiet || !self.remote.is_empty() || !self.deferred.is_empty() {
+            return false;
+        }
+        if !self.has_taken_leave {
+            self.has_taken_leave = true;
+            let now = self.now(io);
+            self.upstream.take_leave(now, &mut self.events);
+            self.relay(io);
+        }
+        io.connections().next().is_none()
     }
 }
 

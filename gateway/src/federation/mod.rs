@@ -371,6 +371,10 @@ impl Upstream for Federation {
         self.subscriptions.finish_listens(events);
     }
 
+    fn take_leave(&mut self, now: Millis, events: &mut Events) {
+        self.leave_all(now, events);
+    }
+
     fn open_session(
         &mut self,
         session: SessionKey,

@@ -4,7 +4,8 @@
 //! may change. One that was removed, or is reached otherwise, leaves: it gets no new calls,
 //! those it has are waited for, then its sessions are ended and its links closed. A changed
 //! server takes its place under a new number, and is shown with the old one's lists until
-//! its own are read, so that clients see one change at most.
+//! its own are read, so that clients see one change at most. When the gateway ends, all of
+//! them leave.
 //!
 //! Invariant: a number is never used again, for links and jobs are found by it.
 
@@ -15,6 +16,7 @@ use shardgate_proto::clock::Millis;
 use shardgate_proto::upstream::{Events, Upstream};
 
 use super::server::{Server, Wire};
+use super::sweeping::BUSY_SWEEP_MS;
 use super::{Federation, FederationSettings};
 use crate::data_path::Changeable;
 
@@ -128,6 +130,23 @@ impl Federation {
                 None => client.tasks.retain(|(_, server)| *server != index),
             }
         }
+    }
+
+    /// Every server leaves. Calls that are left belong to clients that have gone.
+    pub(super) fn leave_all(&mut self, now: Millis, events: &mut Events) {
+        let orphans: Vec<_> = self.jobs.iter().map(|job| job.key).collect();
+        for job in orphans {
+            self.cancel_job(job, "the gateway is ending", now, events);
+        }
+        for index in 0..self.servers.len() as u16 {
+            let server = &mut self.servers[usize::from(index)];
+            if server.leaving.is_none() {
+                server.leaving = Some(Leaving::Draining);
+                server.reading.answered_once = true;
+                self.see_off(index, now, events);
+            }
+        }
+        self.look_by(now + BUSY_SWEEP_MS);
     }
 
     /// A server that stays, by its number.
