@@ -192,8 +192,11 @@ fn judge_message(body: &[u8], id: RequestId) -> Option<Judged> {
     match envelope.kind() {
         Kind::Result(_) => Some(judge_result(envelope.result().unwrap_or_default())),
         Kind::Error { code, .. } => {
-            let text = envelope.error().and_then(|error| member(error, "message"));
-            let text = text.map_or_else(String::new, excerpt);
+            let error = envelope.error().unwrap_or_default();
+            if says_when_to_try_again(error) {
+                return Some(Judged::Shed);
+            }
+            let text = member(error, "message").map_or_else(String::new, excerpt);
             Some(Judged::bad(
                 format!("json-rpc {code}"),
                 format!("the server answered with error {code}: {text}"),
@@ -201,6 +204,12 @@ fn judge_message(body: &[u8], id: RequestId) -> Option<Judged> {
         }
         Kind::Request(_) | Kind::Notification => None,
     }
+}
+
+/// A refusal that is worth trying again later. Status 503 for one tool's sake would cost
+/// some clients their whole connection, so servers may say it within a JSON-RPC error.
+fn says_when_to_try_again(error: &[u8]) -> bool {
+    member(error, "data").is_some_and(|data| member(data, "retryAfterMs").is_some())
 }
 
 /// A tool tells of its own failure within a good result.
@@ -241,6 +250,16 @@ mod tests {
     #[test]
     fn answers_are_told_from_errors_in_any_order_of_members() {
         for (status, body, expected) in [
+            (
+                200,
+                r#"{"jsonrpc":"2.0","id":1000000023,"error":{"code":-32000,"message":"full","data":{"retryAfterMs":1000}}}"#,
+                "Shed",
+            ),
+            (
+                200,
+                r#"{"jsonrpc":"2.0","id":1000000023,"error":{"code":-32000,"message":"retryAfterMs","data":"retryAfterMs"}}"#,
+                "json-rpc -32000",
+            ),
             (200, r#"{"jsonrpc":"2.0","id":1000000023,"result":{}}"#, "Good"),
             (200, r#"{"result":{}, "id":1000000023,"jsonrpc":"2.0"}"#, "Good"),
             (200, r#"{"jsonrpc":"2.0","id":1000000024,"result":{}}"#, "wrong id"),

@@ -23,6 +23,7 @@ pub mod server_figures;
 mod tally;
 pub mod target;
 pub mod thresholds;
+pub mod validate;
 mod verdict;
 mod worker;
 pub mod workload;

@@ -107,7 +107,8 @@ pub struct Totals {
     pub sent: u64,
     /// Requests that were answered as they should be.
     pub completed: u64,
-    /// Requests refused by a server that says it has too much to do (429, 503).
+    /// Requests refused by a server that says it has too much to do: 429, 503, or a
+    /// JSON-RPC error whose data say when to try again.
     pub shed: u64,
     /// All that went wrong, `shed` not included.
     pub errors: u64,
@@ -127,6 +128,17 @@ pub struct Latencies {
     pub corrected: Distribution,
     /// From the time of sending.
     pub raw: Distribution,
+    /// Of requests that were shed: from the time of sending to the refusal.
+    #[serde(default)]
+    pub shed: Distribution,
+}
+
+impl Latencies {
+    /// Those that reports show, by name; refusals only if there were any.
+    pub fn shown(&self) -> impl Iterator<Item = (&'static str, &Distribution)> {
+        let refusals = (self.shed.count > 0).then_some(("refusals", &self.shed));
+        [("corrected", &self.corrected), ("raw", &self.raw)].into_iter().chain(refusals)
+    }
 }
 
 /// A distribution in microseconds.

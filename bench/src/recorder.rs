@@ -15,7 +15,7 @@ use crate::workload::Op;
 pub(crate) const LATENCY_US_MAX: u64 = 600_000_000;
 /// Significant decimal digits kept of each latency.
 pub(crate) const DIGITS: u8 = 3;
-/// The same of the generator's own delay, of which only the order matters.
+/// The same of the generator's own delay and of refusals, of which only the order matters.
 const DELAY_DIGITS: u8 = 2;
 /// Kinds of errors told apart; further ones are counted together.
 const KINDS_MAX: usize = 64;
@@ -25,7 +25,7 @@ pub(crate) fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS).expect("sound bounds")
 }
 
-/// An empty histogram of the generator's delays.
+/// An empty histogram of the generator's delays, or of refusals.
 pub(crate) fn delays() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, DELAY_DIGITS).expect("sound bounds")
 }
@@ -50,6 +50,8 @@ pub(crate) struct Interval {
     pub(crate) operations: Vec<Option<Box<OpInterval>>>,
     /// From the time of sending.
     pub(crate) raw: Histogram<u64>,
+    /// The same of those that were shed.
+    pub(crate) shed: Histogram<u64>,
     /// How late requests were sent although a connection was free.
     pub(crate) delay: Histogram<u64>,
     pub(crate) errors: BTreeMap<String, ErrorKind>,
@@ -72,6 +74,7 @@ impl Interval {
             totals: Totals::default(),
             operations: vec![None; Op::ALL.len()],
             raw: latencies(),
+            shed: delays(),
             delay: delays(),
             errors: BTreeMap::new(),
             idle_closes: 0,
@@ -99,9 +102,10 @@ impl Interval {
         self.operation(Op::Event).corrected.saturating_record(since_ns / 1_000);
     }
 
-    /// The server had too much to do.
-    pub(crate) fn shed(&mut self, op: Op) {
+    /// The server had too much to do, and said so this long after it was asked.
+    pub(crate) fn shed(&mut self, op: Op, raw_ns: u64) {
         self.totals.shed += 1;
+        self.shed.saturating_record(raw_ns / 1_000);
         self.operation(op).errors += 1;
     }
 

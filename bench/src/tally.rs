@@ -23,6 +23,7 @@ struct StageSum {
     elapsed_ns: u64,
     corrected: Histogram<u64>,
     raw: Histogram<u64>,
+    shed: Histogram<u64>,
 }
 
 /// A second that not all workers have told of.
@@ -69,6 +70,7 @@ impl Tally {
             elapsed_ns: 0,
             corrected: latencies(),
             raw: latencies(),
+            shed: delays(),
         };
         Tally {
             stages_uncounted,
@@ -126,6 +128,7 @@ impl Tally {
         add_totals(&mut stage.totals, &interval.totals);
         interval.add_answers_to(&mut stage.corrected);
         let _ = stage.raw.add(&interval.raw);
+        let _ = stage.shed.add(&interval.shed);
         if worker == 0 {
             stage.elapsed_ns += scheduled_ns;
         }
@@ -200,15 +203,16 @@ impl Tally {
     /// Sums up. Stages that were not begun are there, empty.
     pub(crate) fn sums(self, stages: &[Stage]) -> Result<Sums, HistogramError> {
         let mut totals = Totals::default();
-        let (mut corrected, mut raw) = (latencies(), latencies());
+        let (mut corrected, mut raw, mut shed) = (latencies(), latencies(), delays());
         for stage in &self.stages[self.stages_uncounted..] {
             add_totals(&mut totals, &stage.totals());
             let _ = corrected.add(&stage.corrected);
             let _ = raw.add(&stage.raw);
+            let _ = shed.add(&stage.shed);
         }
         let generator = self.generator();
         let outcome = |(stage, sum): (&Stage, &StageSum)| {
-            let latency = both(&sum.corrected, &sum.raw)?;
+            let latency = written(&sum.corrected, &sum.raw, &sum.shed)?;
             Ok(StageOutcome { stage: stage.clone(), totals: sum.totals(), latency })
         };
         let stages: Result<_, HistogramError> =
@@ -221,7 +225,7 @@ impl Tally {
         });
         Ok(Sums {
             totals,
-            latency: both(&corrected, &raw)?,
+            latency: written(&corrected, &raw, &shed)?,
             operations: operations.collect(),
             stages: stages?,
             errors: self.errors,
@@ -247,8 +251,16 @@ impl StageSum {
     }
 }
 
-fn both(corrected: &Histogram<u64>, raw: &Histogram<u64>) -> Result<Latencies, HistogramError> {
-    Ok(Latencies { corrected: distribution(corrected)?, raw: distribution(raw)? })
+fn written(
+    corrected: &Histogram<u64>,
+    raw: &Histogram<u64>,
+    shed: &Histogram<u64>,
+) -> Result<Latencies, HistogramError> {
+    Ok(Latencies {
+        corrected: distribution(corrected)?,
+        raw: distribution(raw)?,
+        shed: distribution(shed)?,
+    })
 }
 
 fn add_totals(sum: &mut Totals, more: &Totals) {

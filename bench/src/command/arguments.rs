@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, value_parser};
+use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 
 use crate::outcome::Stage;
@@ -49,6 +49,10 @@ pub(super) enum Command {
     /// Opens sessions with event streams, holds them, and calls in all of them in turn.
     #[command(after_help = EXIT_CODES)]
     Connections(Box<ConnectionsArguments>),
+    /// Tells whether a server bears load: capacity, rising and lasting load, overload and
+    /// recovery, churn, many connections. Fails on errors and losses, never for being slow.
+    #[command(after_help = EXIT_CODES)]
+    Validate(ValidateArguments),
     /// Puts two runs side by side.
     Compare(CompareArguments),
     /// Shows a run that was written by --json, and writes it in other forms.
@@ -199,6 +203,43 @@ pub(super) struct ConnectionsArguments {
     rate: Rate,
     #[command(flatten)]
     pub(super) sinks: Sinks,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("size").required(true).args(["quick", "full"]))]
+pub(super) struct ValidateArguments {
+    /// About a minute, up to 4,000 connections.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// About a quarter of an hour, up to 50,000 connections.
+    #[arg(long)]
+    pub(super) full: bool,
+    /// The server; without it gateways are started for the purpose, and ended.
+    #[arg(long)]
+    pub(super) url: Option<String>,
+    /// The gateway's program (default: the one beside this program; under `cargo run` it is
+    /// built first).
+    #[arg(long, conflicts_with = "url")]
+    pub(super) gateway: Option<PathBuf>,
+    /// Where the server of --url shows its counters.
+    #[arg(long, requires = "url")]
+    pub(super) metrics_url: Option<MetricsUrl>,
+    /// The tool to call at --url (default: echo).
+    #[arg(long, requires = "url")]
+    pub(super) tool: Option<String>,
+    /// Its arguments, as a JSON object.
+    #[arg(long, requires = "tool", value_parser = parse_object)]
+    pub(super) arguments: Option<String>,
+    /// Worker threads, each on a cpu of its own.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..=64))]
+    pub(super) workers: u16,
+    /// The cpus for the workers, such as 1,3 (default: the last ones).
+    #[arg(long, value_delimiter = ',')]
+    pub(super) cpus: Vec<usize>,
+    /// Write the results to this directory: validation.json, and each phase as JSON and as a
+    /// page with plots.
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

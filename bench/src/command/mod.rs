@@ -1,7 +1,9 @@
 //! The commands, from their arguments to their exit code.
 
 mod arguments;
+mod validating;
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(match Arguments::parse().command {
         Command::Run(arguments) => carry_out(arguments.plan(), &arguments.sinks),
         Command::Connections(arguments) => carry_out(arguments.plan(), &arguments.sinks),
+        Command::Validate(arguments) => validating::validate(&arguments),
         Command::Compare(arguments) => compare(&arguments),
         Command::Report(arguments) => show(&arguments),
     })
@@ -49,12 +52,10 @@ fn carry_out(run: Result<Run, arguments::BadArguments>, sinks: &Sinks) -> u8 {
         Ok(run) => run,
         Err(error) => return fail(&error, EXIT_USAGE),
     };
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&interrupted)) {
-            return fail(&error, EXIT_HOST);
-        }
-    }
+    let interrupted = match watch_for_signals() {
+        Ok(interrupted) => interrupted,
+        Err(error) => return fail(&error, EXIT_HOST),
+    };
     match run.run(&interrupted) {
         Ok(ended) => report(ended, sinks),
         Err(error) => {
@@ -62,6 +63,15 @@ fn carry_out(run: Result<Run, arguments::BadArguments>, sinks: &Sinks) -> u8 {
             fail(&error, code)
         }
     }
+}
+
+/// A flag that Ctrl-C and SIGTERM set.
+fn watch_for_signals() -> io::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    Ok(interrupted)
 }
 
 fn exit_code_of(error: &RunError) -> u8 {

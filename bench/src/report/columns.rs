@@ -3,7 +3,7 @@
 use anstyle::Style;
 
 /// Heads of columns and the sums under them.
-pub(super) const HEAD: Style = Style::new().bold();
+pub(crate) const HEAD: Style = Style::new().bold();
 /// What names a figure.
 pub(super) const NAME: Style = Style::new().dimmed();
 

@@ -189,6 +189,7 @@ fn latencies(random: &mut Random) -> Latencies {
     Latencies {
         corrected: of(&recorded(40_000, 620.0, 0.012, random)),
         raw: of(&recorded(40_000, 540.0, 0.000_4, random)),
+        shed: of(&recorded(300, 90.0, 0.0, random)),
     }
 }
 

@@ -135,8 +135,7 @@ fn write_latency(text: &mut String, outcome: &Outcome) {
     let mut heads = vec!["latency"];
     heads.extend(PERCENTILES);
     let mut columns = Columns::new(&heads);
-    let latency = &outcome.latency;
-    for (name, distribution) in [("corrected", &latency.corrected), ("raw", &latency.raw)] {
+    for (name, distribution) in outcome.latency.shown() {
         let mut row = vec![Cell::from(name)];
         row.extend(percentile_cells(distribution));
         columns.row(row);

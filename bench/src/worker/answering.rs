@@ -59,7 +59,9 @@ impl Worker {
             }
             // How sessions end is nobody's result any more.
             Judged::Shed | Judged::SessionLost | Judged::Bad { .. } if parting => {}
-            Judged::Shed if counted => self.interval.shed(op),
+            Judged::Shed if counted => {
+                self.interval.shed(op, now_ns.saturating_sub(sent_ns));
+            }
             Judged::Shed => {
                 let sentence = format!("the server refused {}: too much to do", op.name());
                 self.interval.fail(None, "refused", &sentence);

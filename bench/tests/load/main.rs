@@ -5,3 +5,4 @@
 mod against_gateway;
 mod engine;
 mod harness;
+mod validating;

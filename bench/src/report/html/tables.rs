@@ -37,14 +37,13 @@ fn failures(count: u64, class: &'static str) -> Markup {
     html! { td class=(if count > 0 { class } else { "" }) { (count_text(count)) } }
 }
 
-/// Corrected and raw, side by side.
+/// Corrected, raw, and refusals, side by side.
 pub(super) fn percentiles(outcome: &Outcome) -> Markup {
-    let latency = &outcome.latency;
     html! {
         div.panel {
             table {
                 (heads(&["", "answers"]))
-                @for (name, of) in [("corrected", &latency.corrected), ("raw", &latency.raw)] {
+                @for (name, of) in outcome.latency.shown() {
                     tr { td { (name) } td { (count_text(of.count)) } (percentile_cells(of)) }
                 }
             }

@@ -52,7 +52,7 @@ impl Drop for Gateway {
 }
 
 /// Builds the gateway, once, in the profile of this test.
-fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let ours = Path::new(env!("CARGO_BIN_EXE_shardgate-bench"));
