@@ -30,6 +30,8 @@ pub(super) struct Route {
     pub(super) name: Option<Box<str>>,
     /// What `Mcp-Name` says to a modern server.
     pub(super) name_header: Option<Box<str>>,
+    /// Whether headers mirror some of the tool's arguments (MCP 2026-07-28, `x-mcp-header`).
+    pub(super) mirrored: bool,
     /// Whether it may be sent twice.
     pub(super) repeatable: bool,
 }
@@ -103,6 +105,8 @@ impl Federation {
             server: order.server,
             name: order.name.map(Box::from),
             name_header: order.name_header.map(Box::from),
+            // A child is told no headers.
+            mirrored: false,
             repeatable: order.repeatable,
         };
         if let Some(key) = self.insert_job(waiter, &call, route, now, events) {
@@ -148,6 +152,7 @@ impl Federation {
             server: route.server,
             name: route.name,
             name_header: route.name_header,
+            mirrored: route.mirrored,
             repeatable: route.repeatable,
             place: None,
             deadline,
@@ -276,7 +281,11 @@ impl Federation {
         }
         // Only a modern server asks so: answers of others need not be looked through.
         let asks_so = self.servers[usize::from(job.server)].era() == Some(Era::Modern);
-        if outcome == Outcome::Result && job.version.era() == Era::Legacy && asks_so {
+        if outcome == Outcome::Result
+            && job.version.era() == Era::Legacy
+            && asks_so
+            && jsonrpc::may_spell(body, "input_required")
+        {
             let kind = jsonrpc::member(body, "resultType").and_then(jsonrpc::string);
             if kind.as_deref() == Some("input_required") {
                 return self.ask_legacy_client(key, body, now, events);

@@ -81,6 +81,8 @@ pub(super) struct Job {
     pub(super) name: Option<Box<str>>,
     /// What `Mcp-Name` has to say.
     pub(super) name_header: Option<Box<str>>,
+    /// Whether headers mirror some of its arguments.
+    pub(super) mirrored: bool,
     /// Whether it may be sent twice.
     pub(super) repeatable: bool,
     pub(super) place: Option<Place>,

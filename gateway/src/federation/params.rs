@@ -98,11 +98,7 @@ fn write_members(out: &mut Vec<u8>, params: &[u8], edit: &Edit<'_>) {
             object.raw("requestState", state);
         }
     }
-    let mut edited = Vec::new();
-    write_meta(&mut edited, meta, edit);
-    if edited != b"{}" {
-        object.raw("_meta", &edited);
-    }
+    object.unless_empty("_meta", |out| write_meta(out, meta, edit));
     object.end();
 }
 
@@ -150,19 +146,34 @@ impl<'o> ObjectWriter<'o> {
     }
 
     pub(super) fn raw(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        self.out.extend_from_slice(value);
+    }
+
+    pub(super) fn string(&mut self, name: &str, text: &str) {
+        self.name(name);
+        jsonrpc::write_string(self.out, text);
+    }
+
+    /// A member that `write` appends as an object, and that is left out if it has no members.
+    fn unless_empty(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        let (before, first) = (self.out.len(), self.first);
+        self.name(name);
+        let start = self.out.len();
+        write(self.out);
+        if &self.out[start..] == b"{}" {
+            self.out.truncate(before);
+            self.first = first;
+        }
+    }
+
+    fn name(&mut self, name: &str) {
         if !self.first {
             self.out.push(b',');
         }
         self.first = false;
         jsonrpc::write_string(self.out, name);
         self.out.push(b':');
-        self.out.extend_from_slice(value);
-    }
-
-    pub(super) fn string(&mut self, name: &str, text: &str) {
-        let mut value = Vec::with_capacity(text.len() + 2);
-        jsonrpc::write_string(&mut value, text);
-        self.raw(name, &value);
     }
 
     pub(super) fn end(self) {

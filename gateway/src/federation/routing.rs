@@ -76,6 +76,7 @@ impl Federation {
             server: tool.server,
             name: (tool.name != name).then(|| tool.name.into()),
             name_header: Some(tool.name.into()),
+            mirrored: !tool.header_parameters.is_empty(),
             repeatable: tool.idempotent || tool.read_only,
         };
         self.forward_or_resume(call, route, now, events);
@@ -126,6 +127,7 @@ impl Federation {
             server: prompt.server,
             name: (prompt.name != name).then(|| prompt.name.into()),
             name_header: Some(prompt.name.into()),
+            mirrored: false,
             repeatable: true,
         };
         self.forward_or_resume(call, route, now, events);
@@ -148,7 +150,7 @@ impl Federation {
             return;
         }
         let name_header = Some(Box::from(&*uri));
-        let route = Route { server, name: None, name_header, repeatable: true };
+        let route = Route { server, name: None, name_header, mirrored: false, repeatable: true };
         self.forward_or_resume(call, route, now, events);
     }
 
@@ -170,7 +172,8 @@ impl Federation {
         };
         let renamed = bare.map(|bare| with_prompt_name(params, reference, &bare));
         let call = Call { params: Some(renamed.as_deref().unwrap_or(params)), ..*call };
-        let route = Route { server, name: None, name_header: None, repeatable: true };
+        let route =
+            Route { server, name: None, name_header: None, mirrored: false, repeatable: true };
         self.forward(&call, route, now, events);
     }
 

@@ -50,6 +50,7 @@ impl Federation {
             server,
             name: None,
             name_header: Some(bare.into()),
+            mirrored: false,
             repeatable: matches!(call.method, "tasks/get" | "tasks/list"),
         };
         let call = Call { params: Some(&own), ..*call };
@@ -69,8 +70,11 @@ impl Federation {
     /// A modern result whose task the client must be able to find again; `None` if it
     /// tells of none.
     pub(super) fn with_task_place(&self, job: &Job, body: &[u8]) -> Option<Vec<u8>> {
+        if job.version.era() == Era::Legacy {
+            return None;
+        }
         let about_tasks = job.method.starts_with("tasks/") || declares_tasks(job.params.as_deref());
-        if job.version.era() == Era::Legacy || !about_tasks {
+        if !about_tasks {
             return None;
         }
         let id = jsonrpc::member(body, "taskId").and_then(jsonrpc::string)?;

@@ -129,11 +129,12 @@ impl Views {
         if let Some(name) = &job.name_header {
             fields.push((Cow::Borrowed("Mcp-Name"), modern::encode_value(name).into_owned()));
         }
+        if !job.mirrored {
+            return fields;
+        }
         let params = job.params.as_deref().unwrap_or(b"{}");
-        let tool = (&*job.method == "tools/call")
-            .then(|| jsonrpc::member(params, "name").and_then(jsonrpc::string))
-            .flatten()
-            .and_then(|name| self.catalog(job.route).tool(&name));
+        let name = jsonrpc::member(params, "name").and_then(jsonrpc::string);
+        let tool = name.and_then(|name| self.catalog(job.route).tool(&name));
         let Some(tool) = tool else { return fields };
         let arguments = jsonrpc::member(params, "arguments").unwrap_or(b"{}");
         for parameter in tool.header_parameters {

@@ -17,11 +17,22 @@ pub(super) struct RequestLine<'a> {
 
 /// RFC 9110, 5.6.2: the characters of a token.
 pub(super) const fn is_token_byte(byte: u8) -> bool {
-    matches!(
-        byte,
-        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`'
-            | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z'
-    )
+    const IS_TOKEN: [bool; 256] = {
+        let mut is_token = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            is_token[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let marks = b"!#$%&'*+-.^_`|~";
+        let mut mark = 0;
+        while mark < marks.len() {
+            is_token[marks[mark] as usize] = true;
+            mark += 1;
+        }
+        is_token
+    };
+    IS_TOKEN[byte as usize]
 }
 
 /// RFC 9110, 5.5: VCHAR, obs-text, space and tab; no other control byte.

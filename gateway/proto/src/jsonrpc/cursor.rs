@@ -55,11 +55,58 @@ const fn marks(word: u64) -> u64 {
     (quotes | backslashes | below(word, 0x20)) & HIGHS
 }
 
-/// Blocks of this size go through a loop that the compiler turns into SIMD.
-const BLOCK_BYTES: usize = 64;
-
 /// After this many bytes a string counts as long.
 const SHORT_BYTES: usize = 32;
+
+/// Bytes from `at` on that need no escape in a string (RFC 8259, 7). All of them are ORed
+/// into `high`.
+fn plain_bytes(bytes: &[u8], mut at: usize, high: &mut u64) -> usize {
+    let start = at;
+    let long_from = at + SHORT_BYTES;
+    while let Some(word) = word(bytes, at) {
+        *high |= word;
+        let marks = marks(word);
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize / 8 - start;
+        }
+        at += size_of::<u64>();
+        if at == long_from {
+            return at + plain_bytes_of_long(&bytes[at..], high) - start;
+        }
+    }
+    let rest = bytes[at..].iter().take_while(|byte| is_plain(**byte));
+    at + rest.inspect(|byte| *high |= u64::from(**byte)).count() - start
+}
+
+/// The same by SIMD: first where the text ends, then that all of it is text.
+fn plain_bytes_of_long(bytes: &[u8], high: &mut u64) -> usize {
+    let end = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+    let (mut least, mut seen) = (u8::MAX, 0);
+    for byte in &bytes[..end] {
+        least = least.min(*byte);
+        seen |= *byte;
+    }
+    *high |= u64::from(seen);
+    if least >= 0x20 {
+        return end;
+    }
+    bytes.iter().position(|byte| *byte < 0x20).unwrap_or(end)
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte >= 0x20 && byte != b'"' && byte != b'\\'
+}
+
+/// How many bytes `text` begins with that need no escape in a string.
+pub(super) fn plain_prefix(text: &[u8]) -> usize {
+    plain_bytes(text, 0, &mut 0)
+}
+
+#[inline(always)]
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    let word = bytes.get(at..at + size_of::<u64>())?;
+    Some(u64::from_le_bytes(word.try_into().ok()?))
+}
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(bytes: &'a [u8], depth_max: usize) -> Result<Cursor<'a>, Syntax> {
@@ -275,7 +322,7 @@ impl<'a> Cursor<'a> {
         let mut at = at + 1;
         let long_from = at + SHORT_BYTES;
         while at < long_from {
-            let Some(word) = self.word(at) else { break };
+            let Some(word) = word(self.bytes, at) else { break };
             self.high |= word;
             let marks = marks(word);
             if marks != 0 {
@@ -290,18 +337,12 @@ impl<'a> Cursor<'a> {
         self.skip_rest_of_string(at)
     }
 
-    #[inline(always)]
-    fn word(&self, at: usize) -> Option<u64> {
-        let word = self.bytes.get(at..at + size_of::<u64>())?;
-        Some(u64::from_le_bytes(word.try_into().ok()?))
-    }
-
     /// For strings that are long, escaped, or at the end of the text.
     #[inline(never)]
     fn skip_rest_of_string(&mut self, mut at: usize) -> Result<StringEnd, Broken> {
         let mut escaped = false;
         loop {
-            at = self.skip_plain(at);
+            at += plain_bytes(self.bytes, at, &mut self.high);
             match self.peek(at) {
                 Some(b'"') => return Ok(StringEnd { at: at + 1, escaped }),
                 Some(b'\\') => {
@@ -311,51 +352,6 @@ impl<'a> Cursor<'a> {
                 _ => return Err(self.broken(Problem::ControlByte, at)),
             }
         }
-    }
-
-    /// Where the next quote, backslash or control byte is, or the end.
-    fn skip_plain(&mut self, mut at: usize) -> usize {
-        let long_from = at + SHORT_BYTES;
-        while let Some(word) = self.word(at) {
-            self.high |= word;
-            let marks = marks(word);
-            if marks != 0 {
-                return at + marks.trailing_zeros() as usize / 8;
-            }
-            at += size_of::<u64>();
-            if at == long_from {
-                at = self.skip_plain_blocks(at);
-            }
-        }
-        while let Some(byte) = self.peek(at)
-            && byte >= 0x20
-            && byte != b'"'
-            && byte != b'\\'
-        {
-            self.high |= u64::from(byte);
-            at += 1;
-        }
-        at
-    }
-
-    /// Skips whole blocks of plain bytes, for long strings.
-    fn skip_plain_blocks(&mut self, mut at: usize) -> usize {
-        let mut high = 0_u8;
-        while let Some(block) = self.bytes[at..].first_chunk::<BLOCK_BYTES>() {
-            let mut special = false;
-            let mut block_high = 0_u8;
-            for byte in block {
-                special |= (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
-                block_high |= *byte;
-            }
-            if special {
-                break;
-            }
-            high |= block_high;
-            at += BLOCK_BYTES;
-        }
-        self.high |= u64::from(high);
-        at
     }
 
     /// RFC 8259, 7: a backslash and one of `"\/bfnrt`, or `u` and four hex digits.
@@ -443,5 +439,41 @@ impl Open {
     #[inline(always)]
     fn in_object(&self) -> bool {
         self.kinds & 1 == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Beside the definition, one byte at a time; short and long, at any place.
+        #[test]
+        fn plain_bytes_end_at_the_first_that_is_not(
+            mut text in proptest::collection::vec(0x20_u8..=0xff, 0..300),
+            specials in proptest::collection::vec((any::<prop::sample::Index>(), 0_u8..0x80), 0..3),
+            from in any::<prop::sample::Index>(),
+        ) {
+            for byte in text.iter_mut().filter(|byte| !is_plain(**byte)) {
+                *byte = b'.';
+            }
+            for (place, byte) in specials {
+                if !text.is_empty() {
+                    let place = place.index(text.len());
+                    text[place] = byte;
+                }
+            }
+            let from = from.index(text.len() + 1);
+            let mut high = 0;
+            let count = plain_bytes(&text, from, &mut high);
+            let plain = text[from..].iter().take_while(|byte| is_plain(**byte));
+            prop_assert_eq!(count, plain.clone().count());
+            // Bytes behind the end may be in it too: then UTF-8 is checked in vain, once.
+            if plain.clone().any(|byte| *byte > 0x7f) {
+                prop_assert!(high & HIGHS != 0);
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Looking into a JSON object without reading it into values.
 
+use memchr::memmem;
+
 use super::DEPTH_MAX;
 use super::cursor::{Broken, Cursor};
 
@@ -7,6 +9,9 @@ use super::cursor::{Broken, Cursor};
 /// [`scan`](super::scan) has accepted. The last one counts where a name is
 /// repeated, as in most parsers. `None` if there is none, or `object` is none.
 pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    if object.len() > WALKED_BYTES && !may_spell(object, name) {
+        return None;
+    }
     let mut cursor = Cursor::new(object, DEPTH_MAX).ok()?;
     let start = cursor.begin().ok()?;
     if cursor.peek(start) != Some(b'{') {
@@ -22,6 +27,21 @@ pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
         Ok(end)
     });
     walked.ok().and(found)
+}
+
+/// Objects up to this size are walked in less time than it takes to search them.
+const WALKED_BYTES: usize = 128;
+
+/// Whether a string within the JSON text may read as `word`, which is of printable ASCII
+/// without quotes and backslashes. False is certain, and takes a tenth of the time of walking
+/// the text.
+pub fn may_spell(text: &[u8], word: &str) -> bool {
+    if memmem::find(text, word.as_bytes()).is_some() {
+        return true;
+    }
+    // RFC 8259, 7: of these characters only the slash has a short escape. Most texts have none.
+    let is_escaped = memchr::memchr(b'\\', text).is_some();
+    is_escaped && (word.contains('/') || memmem::find(text, b"\\u00").is_some())
 }
 
 /// Gives every member of an object to `each`: the name as it is spelled between its
@@ -92,6 +112,23 @@ mod tests {
         assert_eq!(member(object, "d"), None);
         assert_eq!(member(b"[1]", "a"), None);
         assert_eq!(member(b"{\"a\":", "a"), None);
+    }
+
+    #[test]
+    fn in_a_long_object_a_name_is_found_however_it_is_spelled() {
+        let padding = "x".repeat(2 * WALKED_BYTES);
+        for (spelled, name) in [
+            ("_meta", "_meta"),
+            (r"\u005fmeta", "_meta"),
+            (r"_met\u0061", "_meta"),
+            ("a/b", "a/b"),
+            (r"a\/b", "a/b"),
+            (r"a\u002fb", "a/b"),
+        ] {
+            let object = format!(r#"{{"padding":"{padding}","{spelled}":1}}"#);
+            assert_eq!(member(object.as_bytes(), name), Some(&b"1"[..]), "{spelled}");
+            assert_eq!(member(object.as_bytes(), "another"), None, "{spelled}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use batch::Batch;
 pub(crate) use cursor::{Broken, Cursor};
 pub use envelope::{Envelope, Id, Kind};
 pub use fault::{ErrorCode, Fault, Problem};
-pub use member::{each_member, member, string, walk_elements, walk_members};
+pub use member::{each_member, may_spell, member, string, walk_elements, walk_members};
 pub use text::unescape;
 pub use write::{
     error_bytes, result_bytes, write_error, write_error_object, write_error_response,

@@ -1,5 +1,6 @@
 //! Writing messages from parts that are JSON already.
 
+use super::cursor::plain_prefix;
 use super::fault::ErrorCode;
 
 const ID: &[u8] = b"{\"jsonrpc\":\"2.0\",\"id\":";
@@ -96,17 +97,14 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.reserve(text.len() + 2);
     out.push(b'"');
     let mut rest = text.as_bytes();
-    while let Some(position) = rest.iter().position(|byte| needs_escape(*byte)) {
-        out.extend_from_slice(&rest[..position]);
-        write_escape(out, rest[position]);
-        rest = &rest[position + 1..];
+    loop {
+        let (plain, behind) = rest.split_at(plain_prefix(rest));
+        out.extend_from_slice(plain);
+        let Some((special, behind)) = behind.split_first() else { break };
+        write_escape(out, *special);
+        rest = behind;
     }
-    out.extend_from_slice(rest);
     out.push(b'"');
-}
-
-const fn needs_escape(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
 fn write_escape(out: &mut Vec<u8>, byte: u8) {
