@@ -153,7 +153,10 @@ impl<'a> Ground<'a> {
 
     fn shown(&self) -> String {
         match &self.own {
-            Some(own) => format!("{} with its embedded server", own.program.display()),
+            Some(own) => {
+                let program = own.program.file_name().unwrap_or(own.program.as_os_str());
+                format!("{} with its embedded server", program.display())
+            }
             None => self.arguments.url.clone().unwrap_or_default(),
         }
     }
@@ -238,7 +241,7 @@ fn read(words: Vec<String>) -> Result<Run, String> {
 /// The whole as JSON, and each phase as JSON and as a page.
 fn write(validation: &Validation, directory: &Path) -> u8 {
     let path = directory.join(WHOLE);
-    let mut text = match serde_json::to_string_pretty(validation) {
+    let mut text = match serde_json::to_string(validation) {
         Ok(text) => text,
         Err(source) => return fail(&WriteError::Json { path, source }, EXIT_FILE),
     };
