@@ -1,7 +1,8 @@
 //! A configuration that was read while the gateway runs is put into force here.
 //!
 //! Invariants:
-//! - Either every shard takes a configuration over, or, if it can't be had, none.
+//! - Either every shard takes a configuration over, or, if it can't be had, none. Only a shard
+//!   that drains already goes on as it is.
 //! - Shards hear of configurations in the same order.
 
 use std::sync::Arc;

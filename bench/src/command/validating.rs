@@ -84,7 +84,13 @@ fn carry_out(
             return false;
         }
         if number == 1 {
-            let Some(capacity) = validation.capacity() else { return false };
+            let Some(capacity) = validation.capacity() else {
+                let finding = "less than one request a second: nothing else can be measured by it";
+                if let Some(first) = validation.phases.first_mut() {
+                    first.findings.push(finding.to_owned());
+                }
+                return false;
+            };
             ahead = phases::after_capacity(size, capacity);
             if ground.own.is_some() {
                 ahead.extend(phases::of_own_gateway(size, capacity));

@@ -8,11 +8,12 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -66,6 +67,8 @@ struct Said {
 #[derive(Debug)]
 pub(crate) struct OwnGateway {
     child: Child,
+    /// Follows its log to the end.
+    log: Option<JoinHandle<()>>,
     said: Arc<Mutex<Said>>,
     listen: String,
     admin: String,
@@ -110,17 +113,19 @@ impl OwnGateway {
             command.arg("--config").arg(directory.path().join("shardgate.toml"));
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Ctrl-C on a terminal is for us; the gateway is told when its load has ended.
+        command.process_group(0);
         let start = |source| OwnGatewayError::Start { program: program.to_owned(), source };
         let mut child = command.spawn().map_err(start)?;
         let said = Arc::new(Mutex::new(Said::default()));
         let (news, heard) = mpsc::channel();
-        if let Some(log) = child.stderr.take() {
+        let log = child.stderr.take().map(|log| {
             let said = Arc::clone(&said);
-            thread::spawn(move || follow(log, &said, &news));
-        }
+            thread::spawn(move || follow(log, &said, &news))
+        });
         let (listen, admin) = (String::new(), String::new());
         let has_upstream = directory.is_some();
-        let mut gateway = OwnGateway { child, said, listen, admin, _directory: directory };
+        let mut gateway = OwnGateway { child, log, said, listen, admin, _directory: directory };
         match gateway.wait_until_ready(&heard, has_upstream) {
             Ok(()) => Ok(gateway),
             Err(trouble) => Err(OwnGatewayError::NotReady { program: program.to_owned(), trouble }),
@@ -133,15 +138,15 @@ impl OwnGateway {
         has_upstream: bool,
     ) -> Result<(), String> {
         let deadline = Instant::now() + READY_MAX;
-        loop {
+        let (mut is_ready, mut is_listed) = (false, !has_upstream);
+        while !(is_ready && is_listed) {
             match heard.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(News::Ready { listen, admin }) => {
                     (self.listen, self.admin) = (listen, admin);
-                    if !has_upstream {
-                        return Ok(());
-                    }
+                    is_ready = true;
                 }
-                Ok(News::Listed) => return Ok(()),
+                // Shards read lists before the node as a whole is ready.
+                Ok(News::Listed) => is_listed = true,
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(format!(
                         "it was not ready after {} s{}",
@@ -154,6 +159,7 @@ impl OwnGateway {
                 }
             }
         }
+        Ok(())
     }
 
     /// Where MCP is spoken.
@@ -180,6 +186,11 @@ impl OwnGateway {
                 "the gateway was still there {} s after SIGTERM, and was killed",
                 END_MAX.as_secs()
             )),
+        }
+        // Its last words may be the most important ones. The log ends with the process.
+        let _ = self.child.kill();
+        if let Some(log) = self.log.take() {
+            let _ = log.join();
         }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         findings.extend(said.complaints.iter().map(|line| format!("the gateway's log: {line}")));
@@ -216,7 +227,8 @@ impl Drop for OwnGateway {
 
 /// Reads the log to its end. What is no JSON is a complaint too: a panic's text is not.
 fn follow(log: impl Read, said: &Mutex<Said>, news: &Sender<News>) {
-    for line in BufReader::new(log).lines().map_while(Result::ok) {
+    for line in BufReader::new(log).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
         let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
         if text("level") == "ERROR" || !entry.is_object() {

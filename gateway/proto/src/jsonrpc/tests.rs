@@ -472,3 +472,13 @@ mod at_random {
         }
     }
 }
+
+/// Each line was once searched to the end of the text, which takes minutes for this one.
+#[test]
+fn a_text_of_many_lines_is_looked_at_once() {
+    let line = "thirty-three letters and a break..";
+    let text = format!("{line}\n").repeat(4 * 1_024 * 1_024 / line.len());
+    let mut out = Vec::new();
+    write_string(&mut out, &text);
+    assert!(serde_json::from_slice::<String>(&out).unwrap() == text);
+}
