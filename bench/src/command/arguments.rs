@@ -22,7 +22,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    all went as it should
   1    the run failed: no answer was good, the server was gone, or --fail-if was not kept;
-       or two runs that can't be compared fairly
+       validate found something wrong; or two runs that can't be compared fairly
   2    the command line can't be used
   3    there is no server, or none of its connections can be used
   4    the server lacks what the workload needs, such as the tool
