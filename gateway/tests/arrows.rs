@@ -7,10 +7,18 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may depend on inside the workspace, for use and for tests alike.
-const ARROWS: [(&str, &[&str]); 4] = [
-    ("shardgate", &["shardgate-proto", "shardgate-shard"]),
-    ("shardgate-bench", &["shardgate-proto", "shardgate-shard"]),
+const ARROWS: [(&str, &[&str]); 6] = [
+    (
+        "shardgate",
+        &["shardgate-proto", "shardgate-replicate", "shardgate-replicate-proto", "shardgate-shard"],
+    ),
+    (
+        "shardgate-bench",
+        &["shardgate-proto", "shardgate-replicate", "shardgate-replicate-proto", "shardgate-shard"],
+    ),
     ("shardgate-proto", &[]),
+    ("shardgate-replicate", &["shardgate-replicate-proto", "shardgate-shard"]),
+    ("shardgate-replicate-proto", &[]),
     ("shardgate-shard", &[]),
 ];
 

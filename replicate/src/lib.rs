@@ -1,0 +1,2 @@
+//! How Shardgate's nodes become one: the control log and its storage, and the links between nodes.
+#![forbid(unsafe_code)]
