@@ -66,7 +66,7 @@ impl State {
         }
     }
 
-    fn first_waiting_for(&self, name: &str) -> Option<TaskNumber> {
+    pub(super) fn first_waiting_for(&self, name: &str) -> Option<TaskNumber> {
         let worker = self.workers.worker(name)?;
         let first = Queue { service: worker.service.clone(), labels: Labels::default() };
         let queues = self.tasks.queues.keys().range(first..);

@@ -49,6 +49,11 @@ impl<K: Ord + Clone, V: Copy> Gone<K, V> {
         self.by_name.get(name).map(|(what, _)| *what)
     }
 
+    /// Names, what is known of them, and since when.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, V, u64)> {
+        self.by_name.iter().map(|(name, (what, gone_ms))| (name, *what, *gone_ms))
+    }
+
     fn forget_oldest(&mut self) {
         if let Some((_, name)) = self.by_time.pop_first() {
             self.by_name.remove(&name);

@@ -13,6 +13,7 @@
 //! with a [`Refusal`] that names it.
 
 mod admission;
+mod audit;
 mod command;
 mod dispatch;
 mod gone;
@@ -24,6 +25,7 @@ mod offering;
 mod outcome;
 mod ownership;
 mod query;
+mod snapshot;
 mod state;
 mod tasks;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod tests;
 mod vshards;
 mod workers;
 
+pub use audit::Broken;
 pub use command::{
     Batch, Command, Departure, Input, Member, Move, NodeRegistration, Payload, TaskSubmission,
     WorkerRegistration, WorkerUpdate,
@@ -39,6 +42,7 @@ pub use limits::*;
 pub use nodes::{Addresses, Node, Standing};
 pub use outcome::{Change, Outcome, Refusal, Unit};
 pub use query::{Counts, Cursor, NotACursor, Page, TaskFilter};
+pub use snapshot::{BadSnapshot, CHUNK_BYTES_MAX, Frozen, SNAPSHOT_FORMAT, SNAPSHOT_MAGIC, Thaw};
 pub use state::State;
 pub use tasks::{Ending, Inputs, Phase, Task, TaskNumber, TaskStatus};
 pub use vshards::{Copies, NotCopies, Vshard};

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::COPIES_MAX;
+use super::snapshot::Digest;
 use crate::identity::{Epoch, NodeId, VSHARDS, VshardId};
 
 /// A few nodes, in an order that means something to whoever made it, each once.
@@ -133,6 +134,12 @@ pub(super) struct Vshards {
     primaries: BTreeMap<NodeId, u32>,
     /// Times that a virtual shard lost its last member, and with it what was held.
     pub(super) lost_total: u64,
+    /// The sum of all records' hashes, so that the table need not be hashed whole.
+    digest: u64,
+}
+
+fn digest_of(place: usize, record: &Vshard) -> u64 {
+    Digest::of(&(place, record))
 }
 
 impl Vshards {
@@ -147,7 +154,10 @@ impl Vshards {
         for primary in table.iter().filter_map(|record| record.primary) {
             *primaries.entry(primary).or_default() += 1;
         }
-        Vshards { table, primaries, lost_total }
+        let records = table.iter().enumerate();
+        let digest =
+            records.fold(0, |sum: u64, (place, record)| sum.wrapping_add(digest_of(place, record)));
+        Vshards { table, primaries, lost_total, digest }
     }
 
     pub(super) fn table(&self) -> &[Vshard] {
@@ -158,6 +168,10 @@ impl Vshards {
         self.table.get(usize::from(id.0))
     }
 
+    pub(super) fn digest(&self) -> u64 {
+        self.digest
+    }
+
     /// Virtual shards whose primary the node is.
     pub(super) fn primaries_of(&self, node: NodeId) -> u32 {
         self.primaries.get(&node).copied().unwrap_or(0)
@@ -165,7 +179,8 @@ impl Vshards {
 
     /// Replaces a record that differs from its old one, and gives it its next version.
     pub(super) fn replace(&mut self, id: VshardId, mut record: Vshard) {
-        let place = &mut self.table[usize::from(id.0)];
+        let number = usize::from(id.0);
+        let place = &mut self.table[number];
         record.version = place.version.wrapping_add(1);
         if let Some(before) = place.primary {
             let count = self.primaries.entry(before).or_default();
@@ -177,6 +192,8 @@ impl Vshards {
         if let Some(primary) = record.primary {
             *self.primaries.entry(primary).or_default() += 1;
         }
+        self.digest = self.digest.wrapping_sub(digest_of(number, place));
         *place = record;
+        self.digest = self.digest.wrapping_add(digest_of(number, place));
     }
 }
