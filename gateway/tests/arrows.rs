@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may depend on inside the workspace, for use and for tests alike.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     (
         "shardgate",
         &["shardgate-proto", "shardgate-replicate", "shardgate-replicate-proto", "shardgate-shard"],
@@ -20,6 +20,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
     ("shardgate-replicate", &["shardgate-replicate-proto", "shardgate-shard"]),
     ("shardgate-replicate-proto", &[]),
     ("shardgate-shard", &[]),
+    ("shardgate-sim", &["shardgate-replicate", "shardgate-replicate-proto"]),
 ];
 
 /// Crates that only the runtime may name.
