@@ -9,9 +9,11 @@ use tokio::time::timeout;
 use super::conversation::{Conversation, Ended, dismiss};
 use super::dial::{Established, hello_frame, read_hello};
 use super::endpoint::{Endpoint, Security};
-use super::frame::{Decoder, FRAME_BODY_BYTES_MAX, Frame};
-use super::hello::{CertifiedIdentity, HELLO_BYTES_MAX, Hello, PeerIdentity, Purpose, Rejection};
+use super::frame::{Decoder, FRAME_BODY_BYTES_MAX, Frame, FrameError, MAGIC};
+use super::hello::{HELLO_BYTES_MAX, Hello, PeerIdentity, Purpose, Rejection};
+use super::tls;
 use super::wire::{self, Wire};
+use crate::pki::CertifiedIdentity;
 
 /// Why a connection is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,9 @@ pub(super) enum AcceptError {
     /// It ended by itself.
     #[error("it ended before its hello: {0}")]
     Ended(#[from] Ended),
+    /// No TLS, or no trust.
+    #[error("{0}")]
+    Tls(String),
     /// Whoever connected said nothing, or too slowly.
     #[error("no hello came within {} ms", .0.as_millis())]
     Silent(Duration),
@@ -49,12 +54,14 @@ async fn greet(
     address: SocketAddr,
     connected: impl Fn(&PeerIdentity) -> Vec<PeerIdentity>,
 ) -> Result<(Established, Purpose), AcceptError> {
-    let (wire, certified) = match endpoint.security() {
-        Security::Insecure => (Wire::Plain(tcp), None),
-    };
+    let (wire, certified) = secure(endpoint, tcp).await?;
     let mut conversation = Conversation::new(wire, Decoder::new(HELLO_BYTES_MAX));
     let frame = match conversation.read_frame().await {
         Ok(frame) => frame,
+        Err(Ended::Misframed(FrameError::Magic([tls::HANDSHAKE_RECORD, _]))) => {
+            dismiss(conversation.wire, &Rejection::Encrypted.to_string()).await;
+            return Err(Rejection::Encrypted.into());
+        }
         Err(ended) => {
             conversation.close(&ended).await;
             return Err(ended.into());
@@ -69,6 +76,34 @@ async fn greet(
         }
         Err(rejection) => {
             dismiss(conversation.wire, &rejection.to_string()).await;
+            Err(rejection.into())
+        }
+    }
+}
+
+/// Finds out by its certificate who it is, before anything that it sends is looked at.
+async fn secure(
+    endpoint: &Endpoint,
+    tcp: TcpStream,
+) -> Result<(Wire, Option<CertifiedIdentity>), AcceptError> {
+    let tls = match endpoint.security() {
+        Security::Insecure => return Ok((Wire::Plain(tcp), None)),
+        Security::Tls(tls) => tls,
+    };
+    // One byte tells a node that is configured otherwise, which would not understand an alert.
+    let mut first = [0];
+    tcp.peek(&mut first).await.map_err(Ended::Broken)?;
+    if first[0] == MAGIC[0] {
+        dismiss(Wire::Plain(tcp), &Rejection::Plaintext.to_string()).await;
+        return Err(Rejection::Plaintext.into());
+    }
+    let tls = tls.accept(tcp).await.map_err(AcceptError::Tls)?;
+    let certified = tls::certified(&tls);
+    let wire = Wire::Tls(Box::new(tls));
+    match certified {
+        Ok(certified) => Ok((wire, Some(certified))),
+        Err(rejection) => {
+            dismiss(wire, &rejection.to_string()).await;
             Err(rejection.into())
         }
     }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::frame::{Decoder, Frame, FrameClass, FrameError};
 use super::hello::SENTENCE_BYTES_MAX;
 use super::outbox::{Outbox, Writing};
+use super::tls;
 use super::wire::Wire;
 
 /// Time for the other side to take the last frame and to close.
@@ -45,8 +46,8 @@ pub(super) enum Ended {
     #[error("the peer closed the connection in the middle of a frame")]
     Cut,
     /// The network or the other side's machine.
-    #[error("the connection broke: {0}")]
-    Broken(#[source] io::Error),
+    #[error("the connection broke: {}", tls::sentence(.0))]
+    Broken(io::Error),
     /// The other side sends what is no frame.
     #[error("the peer misbehaved: {0}")]
     Misframed(#[from] FrameError),

@@ -12,8 +12,10 @@ use tokio::time::timeout;
 use super::conversation::{Conversation, Ended, dismiss, sentence};
 use super::endpoint::{Endpoint, Security};
 use super::frame::{Decoder, FRAME_BODY_BYTES_MAX, Frame, FrameClass};
-use super::hello::{CertifiedIdentity, HELLO_BYTES_MAX, Hello, PeerIdentity, Purpose, Rejection};
+use super::hello::{HELLO_BYTES_MAX, Hello, PeerIdentity, Purpose, Rejection};
+use super::tls;
 use super::wire::{self, Wire};
+use crate::pki::CertifiedIdentity;
 
 /// Why a peer can't be talked to. The sentences go on from "node 2 at …:".
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,9 @@ pub enum DialError {
         /// What it waited for.
         doing: &'static str,
     },
+    /// No TLS, or no trust.
+    #[error("{0}")]
+    Tls(String),
     /// The connection ended before the hellos.
     #[error("{0}")]
     Ended(String),
@@ -101,6 +106,18 @@ async fn greet(
 ) -> Result<Established, DialError> {
     let (wire, certified) = match endpoint.security() {
         Security::Insecure => (Wire::Plain(tcp), None),
+        Security::Tls(tls) => {
+            let tls = tls.connect(tcp).await.map_err(DialError::Tls)?;
+            let certified = tls::certified(&tls);
+            let wire = Wire::Tls(Box::new(tls));
+            match certified {
+                Ok(certified) => (wire, Some(certified)),
+                Err(rejection) => {
+                    dismiss(wire, &rejection.to_string()).await;
+                    return Err(rejection.into());
+                }
+            }
+        }
     };
     let mut conversation = Conversation::new(wire, Decoder::new(HELLO_BYTES_MAX));
     let hello = hello_frame(&Hello::of(endpoint.own(), purpose));

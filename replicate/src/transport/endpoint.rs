@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::hello::{Gate, OwnIdentity};
+use super::tls::Tls;
 
 /// This node, as it meets others.
 pub struct Endpoint {
@@ -20,6 +21,8 @@ pub struct Endpoint {
 pub enum Security {
     /// Not at all: whoever reaches the port is believed. For `insecure = true` only.
     Insecure,
+    /// Both sides show certificates of the cluster's authority.
+    Tls(Tls),
 }
 
 /// How patient links are.

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use shardgate_replicate_proto::identity::{Incarnation, NodeId};
 
+use crate::pki::CertifiedIdentity;
+
 /// The oldest protocol between nodes that this release speaks.
 pub const PROTOCOL_MIN: u16 = 1;
 /// The newest protocol between nodes that this release speaks.
@@ -76,17 +78,6 @@ pub struct PeerIdentity {
     pub address: SocketAddr,
     /// True if a certificate of the cluster's authority says the same.
     pub is_certified: bool,
-}
-
-/// What a certificate says of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertifiedIdentity {
-    /// The cluster whose authority signed it.
-    pub cluster: String,
-    /// The node's name.
-    pub name: String,
-    /// Its number, if the certificate is for that number only.
-    pub node: Option<NodeId>,
 }
 
 /// Lets nodes in, or not. Asked on both sides of every connection.
@@ -181,6 +172,24 @@ pub enum Rejection {
         /// Where.
         address: SocketAddr,
     },
+    /// A plaintext node at a port with TLS.
+    #[error(
+        "this node speaks TLS only, and the other began without; set insecure = false there and \
+         give it a certificate"
+    )]
+    Plaintext,
+    /// A node with TLS at a plaintext port.
+    #[error(
+        "this node runs with insecure = true, and the other began with TLS; give this one a \
+         certificate, or set insecure = true on all nodes"
+    )]
+    Encrypted,
+    /// The certificate is no node's.
+    #[error(
+        "its certificate is of the right authority, but names no node (a URI \
+         shardgate://cluster/node); `shardgate pki issue` makes one that does"
+    )]
+    NoIdentity,
     /// The certificate is another cluster's.
     #[error(
         "the certificate of node {node} ({name}) is for cluster \"{certified}\", this node \

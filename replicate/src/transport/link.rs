@@ -318,6 +318,7 @@ impl Link {
             DialError::Resolve(_)
             | DialError::Unreachable(_)
             | DialError::Silent { .. }
+            | DialError::Tls(_)
             | DialError::Ended(_)
             | DialError::Rejected(_)
             | DialError::Unfit(_) => LinkEvent::Failed { peer: self.node, why },

@@ -6,7 +6,7 @@
 //! All of it lives on one thread, inside a tokio `LocalSet`; bodies are opaque here.
 //!
 //! Invariants:
-//! - With TLS no byte is parsed of a peer that has not shown a certificate of
+//! - With [`Security::Tls`] no byte is parsed of a peer that has not shown a certificate of
 //!   the cluster's authority, except by the TLS library.
 //! - No request is handled before both sides have said who they are ([`Hello`]), what they say
 //!   agrees with their certificates, and the [`Gate`] lets them in. Each refusal is a sentence,
@@ -29,17 +29,18 @@ mod link;
 mod links;
 mod outbox;
 mod serve;
+mod tls;
 mod wire;
 
 pub use dial::DialError;
 pub use endpoint::{Endpoint, LinkSettings, Security};
 pub use frame::{Decoder, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameClass, FrameError};
 pub use hello::{
-    CertifiedIdentity, Gate, Hello, OwnIdentity, PROTOCOL_MAX, PROTOCOL_MIN, PeerIdentity, Purpose,
-    Rejection,
+    Gate, Hello, OwnIdentity, PROTOCOL_MAX, PROTOCOL_MIN, PeerIdentity, Purpose, Rejection,
 };
 pub use link::{LinkError, LinkEvent, LinkState, REQUESTS_MAX, REQUESTS_QUEUED_BYTES_MAX};
 pub use links::Links;
 pub use serve::{
     ANSWERS_QUEUED_BYTES_MAX, HANDLED_AT_ONCE_MAX, HANDSHAKES_MAX, Handler, Serving, serve,
 };
+pub use tls::Tls;

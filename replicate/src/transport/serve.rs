@@ -50,6 +50,9 @@ pub trait Handler: 'static {
     /// A peer has connected.
     fn connected(&self, _peer: &PeerIdentity) {}
 
+    /// Somebody was not let in, and why.
+    fn refused(&self, _address: SocketAddr, _why: &str) {}
+
     /// A connection of a peer's has ended.
     fn disconnected(&self, _peer: &PeerIdentity, _why: &str) {}
 }
@@ -162,12 +165,17 @@ impl<H: Handler> Acceptor<H> {
                 (Ok((established, purpose)), Some(task)) => {
                     acceptor.take(number, established, purpose, task).await;
                 }
-                (Err(error), _) => report(address, &error),
+                (Err(error), _) => acceptor.report(address, &error),
                 // The handle is there until this very place.
                 (Ok(_), None) => {}
             }
         });
         self.ledger.remember(number, task.abort_handle());
+    }
+
+    fn report(&self, address: SocketAddr, error: &AcceptError) {
+        tracing::warn!(event = "peer_refused", %address, %error, "a connection is refused");
+        self.handler.refused(address, &error.to_string());
     }
 
     async fn take(
@@ -226,8 +234,4 @@ impl Ledger {
             oldest.abort();
         }
     }
-}
-
-fn report(address: SocketAddr, error: &AcceptError) {
-    tracing::warn!(event = "peer_refused", %address, %error, "a connection is refused");
 }

@@ -22,7 +22,6 @@ pub(super) enum Wire {
     /// For a configuration with `insecure = true`.
     Plain(TcpStream),
     /// Both sides have shown certificates.
-    #[expect(dead_code, reason = "made once nodes have certificates")]
     Tls(Box<TlsStream<TcpStream>>),
 }
 

@@ -56,6 +56,7 @@ pub(crate) struct Asked {
     pub(crate) notices: RefCell<Vec<(NodeId, u8, Bytes)>>,
     pub(crate) connected: RefCell<Vec<PeerIdentity>>,
     pub(crate) disconnected: RefCell<Vec<String>>,
+    pub(crate) refused: RefCell<Vec<String>>,
     pub(crate) waiting: Cell<usize>,
     pub(crate) go_on: Notify,
 }
@@ -86,6 +87,10 @@ impl Handler for Asked {
 
     fn connected(&self, peer: &PeerIdentity) {
         self.connected.borrow_mut().push(peer.clone());
+    }
+
+    fn refused(&self, _: SocketAddr, why: &str) {
+        self.refused.borrow_mut().push(why.to_owned());
     }
 
     fn disconnected(&self, _: &PeerIdentity, why: &str) {
