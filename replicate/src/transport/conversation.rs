@@ -164,6 +164,11 @@ impl Conversation {
         }
     }
 
+    /// Sends the last frame, and closes.
+    pub(super) async fn part_with(self, last: &Frame) {
+        part(self.wire, last).await;
+    }
+
     /// The next frame, for the time before both sides know each other.
     pub(super) async fn read_frame(&mut self) -> Result<Frame, Ended> {
         loop {
@@ -187,11 +192,16 @@ impl Conversation {
     }
 }
 
-/// Sends a sentence as the last frame, and waits a little until the other side has it: a
-/// connection that is closed while bytes come in is reset, and the sentence with it.
-pub(super) async fn dismiss(mut wire: Wire, why: &str) {
+/// Sends a sentence as the last frame.
+pub(super) async fn dismiss(wire: Wire, why: &str) {
+    part(wire, &rejection(why)).await;
+}
+
+/// Sends the last frame, and waits a little until the other side has it: a connection that is
+/// closed while bytes come in is reset, and the frame with it.
+async fn part(mut wire: Wire, last: &Frame) {
     let farewell = async {
-        wire.write_all(&rejection(why).to_bytes()).await?;
+        wire.write_all(&last.to_bytes()).await?;
         wire.shutdown().await?;
         let mut thrown_away = 0;
         let mut room = [0; 1_024];

@@ -38,6 +38,8 @@ pub struct LinkSettings {
     pub backoff_max: Duration,
     /// Time for which a peer may leave bytes unacknowledged before the connection is given up.
     pub unacknowledged_max: Duration,
+    /// Time for which a bulk transfer may make no progress.
+    pub bulk_stalled_after: Duration,
 }
 
 impl Default for LinkSettings {
@@ -48,6 +50,7 @@ impl Default for LinkSettings {
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
             unacknowledged_max: Duration::from_secs(3),
+            bulk_stalled_after: Duration::from_secs(10),
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum Purpose {
     Messages,
     /// One bulk transfer.
     Bulk,
+    /// The hellos alone.
+    Identify,
 }
 
 /// The first frame of each side. Later releases may append fields, which earlier ones ignore.

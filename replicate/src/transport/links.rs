@@ -10,8 +10,11 @@ use bytes::Bytes;
 use shardgate_replicate_proto::identity::NodeId;
 use tokio::task::{AbortHandle, spawn_local};
 
+use super::bulk::{self, BulkError, Incoming, Supply};
+use super::conversation::{Conversation, Ended, sentence};
 use super::dial::{DialError, dial};
 use super::endpoint::Endpoint;
+use super::frame::{Frame, FrameClass};
 use super::hello::{PeerIdentity, Purpose};
 use super::link::{Link, LinkError, LinkEvent, LinkState};
 
@@ -109,13 +112,68 @@ impl Links {
         self.links.borrow().get(&peer).is_some_and(|kept| kept.link.notify(kind, body))
     }
 
+    /// Sends `length` bytes to a peer on a connection of their own. `head` says what they are,
+    /// `progress` is told how many are sent. The peer's answer follows when it has all.
+    ///
+    /// # Errors
+    /// It did not arrive, or the peer does not want it.
+    pub async fn send_bulk(
+        &self,
+        peer: NodeId,
+        kind: u8,
+        supply: Supply,
+        progress: impl FnMut(u64),
+    ) -> Result<Bytes, BulkError> {
+        let stalled_after = self.endpoint.settings().bulk_stalled_after;
+        let mut conversation = self.open_bulk(peer).await?;
+        bulk::send(&mut conversation, kind, supply, stalled_after, progress).await?;
+        bulk::answer(&mut conversation, stalled_after).await
+    }
+
+    /// Asks a peer for something large, which comes on a connection of its own. `body` says
+    /// what.
+    ///
+    /// # Errors
+    /// The peer does not have it, or can't be asked.
+    pub async fn fetch_bulk(
+        &self,
+        peer: NodeId,
+        kind: u8,
+        body: Bytes,
+    ) -> Result<Incoming, BulkError> {
+        let stalled_after = self.endpoint.settings().bulk_stalled_after;
+        let mut conversation = self.open_bulk(peer).await?;
+        let request = Frame { class: FrameClass::Request, kind, id: 0, body };
+        let written = conversation.write_frame(&request).await;
+        written.map_err(|error| BulkError::Ended(Ended::Broken(error).to_string()))?;
+        let frame = bulk::next_frame(&mut conversation, stalled_after).await?;
+        match frame.class {
+            FrameClass::BulkHead => Ok(Incoming::new(conversation, &frame, stalled_after)),
+            FrameClass::Failure => Err(BulkError::Failed(sentence(&frame.body))),
+            FrameClass::Hello
+            | FrameClass::Rejection
+            | FrameClass::Request
+            | FrameClass::Answer
+            | FrameClass::Notice
+            | FrameClass::BulkPart
+            | FrameClass::BulkEnd => Err(bulk::out_of_place(frame.class)),
+        }
+    }
+
+    async fn open_bulk(&self, peer: NodeId) -> Result<Conversation, BulkError> {
+        let address = self.links.borrow().get(&peer).map(|kept| kept.link.address());
+        let address = address.ok_or(BulkError::UnknownPeer)?;
+        let established = dial(&self.endpoint, &address, Some(peer), Purpose::Bulk).await?;
+        Ok(established.conversation)
+    }
+
     /// Says hello to whoever is at this address, and hangs up: for a node that knows an address
     /// but not yet whose it is.
     ///
     /// # Errors
     /// Nobody is there, or one of both sides refuses the other.
     pub async fn identify(&self, address: &str) -> Result<PeerIdentity, DialError> {
-        let established = dial(&self.endpoint, address, None, Purpose::Messages).await?;
+        let established = dial(&self.endpoint, address, None, Purpose::Identify).await?;
         Ok(established.peer)
     }
 }

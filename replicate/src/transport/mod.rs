@@ -20,6 +20,7 @@
 
 mod accept;
 mod answering;
+mod bulk;
 mod conversation;
 mod dial;
 mod endpoint;
@@ -32,6 +33,7 @@ mod serve;
 mod tls;
 mod wire;
 
+pub use bulk::{BULK_PART_BYTES, BulkError, Incoming, Supply};
 pub use dial::DialError;
 pub use endpoint::{Endpoint, LinkSettings, Security};
 pub use frame::{Decoder, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameClass, FrameError};
@@ -41,6 +43,7 @@ pub use hello::{
 pub use link::{LinkError, LinkEvent, LinkState, REQUESTS_MAX, REQUESTS_QUEUED_BYTES_MAX};
 pub use links::Links;
 pub use serve::{
-    ANSWERS_QUEUED_BYTES_MAX, HANDLED_AT_ONCE_MAX, HANDSHAKES_MAX, Handler, Serving, serve,
+    ANSWERS_QUEUED_BYTES_MAX, BULKS_MAX, HANDLED_AT_ONCE_MAX, HANDSHAKES_MAX, Handler, Serving,
+    serve,
 };
 pub use tls::Tls;

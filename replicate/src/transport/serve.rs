@@ -17,13 +17,19 @@ use tokio::time::sleep;
 use super::accept::{AcceptError, accept};
 pub use super::answering::{ANSWERS_QUEUED_BYTES_MAX, HANDLED_AT_ONCE_MAX};
 use super::answering::{Answering, Dismissal, InHand};
+use super::bulk::{self, BulkError, Incoming, Supply};
+use super::conversation::Conversation;
 use super::dial::Established;
 use super::endpoint::Endpoint;
+use super::frame::FrameClass;
 use super::hello::{PeerIdentity, Purpose};
 
 /// Connections that have not said hello yet. For a further one the oldest has to go: peers
 /// say hello at once, and others shall not keep them out.
 pub const HANDSHAKES_MAX: usize = 256;
+
+/// Bulk transfers that are served at once. Further ones are told to come later.
+pub const BULKS_MAX: usize = 16;
 
 /// After a connection that can't be accepted, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -47,13 +53,41 @@ pub trait Handler: 'static {
     /// Takes a notice. It must be quick: further frames of that peer wait for it.
     fn notice(&self, from: &PeerIdentity, kind: u8, body: Bytes);
 
+    /// Takes something large that a peer sends: `incoming` has to be read to its end, and may
+    /// be believed only then. The answer goes to the sender.
+    ///
+    /// # Errors
+    /// A sentence that the sender is told.
+    fn receive(
+        &self,
+        _from: &PeerIdentity,
+        kind: u8,
+        _incoming: &mut Incoming,
+    ) -> impl Future<Output = Result<Bytes, String>> {
+        async move { Err(format!("this node takes no transfers of kind {kind}")) }
+    }
+
+    /// Supplies something large that a peer asks for.
+    ///
+    /// # Errors
+    /// A sentence that the peer is told.
+    fn supply(
+        &self,
+        _from: &PeerIdentity,
+        kind: u8,
+        _body: Bytes,
+    ) -> impl Future<Output = Result<Supply, String>> {
+        async move { Err(format!("this node supplies nothing of kind {kind}")) }
+    }
+
     /// A peer has connected.
     fn connected(&self, _peer: &PeerIdentity) {}
 
     /// Somebody was not let in, and why.
     fn refused(&self, _address: SocketAddr, _why: &str) {}
 
-    /// A connection of a peer's has ended.
+    /// A connection of a peer's has ended. If another one took its place, that one is told
+    /// before.
     fn disconnected(&self, _peer: &PeerIdentity, _why: &str) {}
 }
 
@@ -70,6 +104,7 @@ struct Ledger {
     next: Cell<u64>,
     handshakes: RefCell<BTreeMap<u64, AbortHandle>>,
     connections: RefCell<BTreeMap<u64, Connection>>,
+    bulks: RefCell<BTreeMap<u64, (NodeId, AbortHandle)>>,
     in_hand: RefCell<BTreeMap<NodeId, Rc<InHand>>>,
 }
 
@@ -112,6 +147,12 @@ impl Serving {
     /// Ends all connections of a node, and tells it why.
     pub fn disconnect(&self, node: NodeId, why: &str) {
         self.ledger.dismiss(why, |peer| peer.node == node);
+        for (of, task) in self.ledger.bulks.borrow().values() {
+            if *of == node {
+                task.abort();
+            }
+        }
+        self.ledger.bulks.borrow_mut().retain(|_, (of, _)| *of != node);
     }
 }
 
@@ -119,6 +160,9 @@ impl Drop for Serving {
     fn drop(&mut self) {
         self.acceptor.abort();
         for task in self.ledger.handshakes.take().into_values() {
+            task.abort();
+        }
+        for (_, task) in self.ledger.bulks.take().into_values() {
             task.abort();
         }
         for connection in self.ledger.connections.take().into_values() {
@@ -188,11 +232,18 @@ impl<H: Handler> Acceptor<H> {
         let Established { conversation, peer } = established;
         match purpose {
             Purpose::Messages => {}
-            Purpose::Bulk => return,
+            Purpose::Bulk => return self.transfer(number, conversation, &peer, task).await,
+            Purpose::Identify => return,
         }
         let later = format!("a later process of node {} ({}) has connected", peer.node, peer.name);
         self.ledger.dismiss(&later, |other| {
             other.node == peer.node && other.incarnation < peer.incarnation
+        });
+        // A node keeps one connection for its requests. The end of an earlier one may not have
+        // been noticed: it is not read while too much is in hand, and a network may keep silent.
+        let again = format!("node {} ({}) has connected again", peer.node, peer.name);
+        self.ledger.dismiss(&again, |other| {
+            other.node == peer.node && other.incarnation == peer.incarnation
         });
         let peer = Rc::new(peer);
         let in_hand = Rc::clone(self.ledger.in_hand.borrow_mut().entry(peer.node).or_default());
@@ -206,6 +257,70 @@ impl<H: Handler> Acceptor<H> {
         let (node, name) = (peer.node.0, &peer.name);
         tracing::info!(event = "peer_left", node, name, why = %ended, "a peer's connection ended");
         self.handler.disconnected(&peer, &ended.to_string());
+    }
+}
+
+impl<H: Handler> Acceptor<H> {
+    /// Serves one bulk transfer.
+    async fn transfer(
+        &self,
+        number: u64,
+        conversation: Conversation,
+        peer: &PeerIdentity,
+        task: AbortHandle,
+    ) {
+        if self.ledger.bulks.borrow().len() >= BULKS_MAX {
+            let why = format!("{BULKS_MAX} bulk transfers are under way here; try again later");
+            conversation.part_with(&bulk::failure(0, &why)).await;
+            return;
+        }
+        self.ledger.bulks.borrow_mut().insert(number, (peer.node, task));
+        let transferred = self.transfer_one(conversation, peer).await;
+        self.ledger.bulks.borrow_mut().remove(&number);
+        if let Err(error) = transferred {
+            let (node, name) = (peer.node.0, &peer.name);
+            tracing::warn!(event = "bulk_failed", node, name, %error, "a bulk transfer failed");
+        }
+    }
+
+    async fn transfer_one(
+        &self,
+        mut conversation: Conversation,
+        peer: &PeerIdentity,
+    ) -> Result<(), BulkError> {
+        let stalled_after = self.endpoint.settings().bulk_stalled_after;
+        let first = bulk::next_frame(&mut conversation, stalled_after).await?;
+        let kind = first.kind;
+        match first.class {
+            FrameClass::BulkHead => {
+                let mut incoming = Incoming::new(conversation, &first, stalled_after);
+                let answer = self.handler.receive(peer, kind, &mut incoming).await;
+                incoming.answer(kind, answer).await;
+                Ok(())
+            }
+            FrameClass::Request => match self.handler.supply(peer, kind, first.body).await {
+                Ok(supply) => {
+                    let sent =
+                        bulk::send(&mut conversation, kind, supply, stalled_after, |_| {}).await;
+                    if let Err(BulkError::Source(_) | BulkError::SourceShort { .. }) = &sent {
+                        let why = sent.as_ref().err().map(BulkError::to_string).unwrap_or_default();
+                        conversation.part_with(&bulk::failure(kind, &why)).await;
+                    }
+                    sent
+                }
+                Err(why) => {
+                    conversation.part_with(&bulk::failure(kind, &why)).await;
+                    Ok(())
+                }
+            },
+            FrameClass::Hello
+            | FrameClass::Rejection
+            | FrameClass::Answer
+            | FrameClass::Failure
+            | FrameClass::Notice
+            | FrameClass::BulkPart
+            | FrameClass::BulkEnd => Err(bulk::out_of_place(first.class)),
+        }
     }
 }
 

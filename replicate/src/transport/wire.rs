@@ -78,3 +78,27 @@ impl AsyncWrite for Wire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_whose_machine_is_gone_is_given_up_by_the_kernel() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("bound");
+            let tcp = TcpStream::connect(address).await.expect("it listens");
+            prepare(&tcp, Duration::from_millis(1_500)).expect("options of Linux");
+            assert_eq!(sockopt::tcp_user_timeout(&tcp), Ok(1_500));
+            assert_eq!(sockopt::socket_keepalive(&tcp), Ok(true));
+            assert_eq!(sockopt::tcp_keepidle(&tcp), Ok(Duration::from_secs(KEEPALIVE_S)));
+            assert_eq!(sockopt::tcp_keepintvl(&tcp), Ok(Duration::from_secs(KEEPALIVE_S)));
+            assert_eq!(sockopt::tcp_keepcnt(&tcp), Ok(KEEPALIVE_PROBES));
+            assert_eq!(sockopt::tcp_nodelay(&tcp), Ok(true));
+        });
+    }
+}

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shardgate_replicate::transport::{
-    Endpoint, Gate, Handler, LinkError, LinkEvent, LinkSettings, Links, OwnIdentity, PeerIdentity,
-    Security, Serving, serve,
+    Endpoint, Gate, Handler, Incoming, LinkError, LinkEvent, LinkSettings, Links, OwnIdentity,
+    PeerIdentity, Security, Serving, Supply, serve,
 };
 use shardgate_replicate_proto::identity::{Incarnation, NodeId};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
@@ -57,6 +58,9 @@ pub(crate) struct Asked {
     pub(crate) connected: RefCell<Vec<PeerIdentity>>,
     pub(crate) disconnected: RefCell<Vec<String>>,
     pub(crate) refused: RefCell<Vec<String>>,
+    /// Transfers that came whole, and the sentences about those that did not.
+    pub(crate) received: RefCell<Vec<(u8, Bytes, Vec<u8>)>>,
+    pub(crate) broken: RefCell<Vec<String>>,
     pub(crate) waiting: Cell<usize>,
     pub(crate) go_on: Notify,
 }
@@ -83,6 +87,46 @@ impl Handler for Asked {
 
     fn notice(&self, from: &PeerIdentity, kind: u8, body: Bytes) {
         self.notices.borrow_mut().push((from.node, kind, body));
+    }
+
+    /// What comes is kept; kind [`FAIL`] is turned away after its first part.
+    async fn receive(
+        &self,
+        from: &PeerIdentity,
+        kind: u8,
+        incoming: &mut Incoming,
+    ) -> Result<Bytes, String> {
+        let mut all = Vec::new();
+        loop {
+            match incoming.next().await {
+                Ok(Some(part)) if kind == FAIL => {
+                    return Err(format!("{} may not send {} bytes", from.name, part.len()));
+                }
+                Ok(Some(part)) if kind == WAIT && all.is_empty() => {
+                    self.waiting.set(self.waiting.get() + 1);
+                    self.go_on.notified().await;
+                    all.extend_from_slice(&part);
+                }
+                Ok(Some(part)) => all.extend_from_slice(&part),
+                Ok(None) => break,
+                Err(error) => {
+                    self.broken.borrow_mut().push(error.to_string());
+                    return Err(error.to_string());
+                }
+            }
+        }
+        self.received.borrow_mut().push((kind, incoming.head().clone(), all));
+        Ok(Bytes::from_static(b"it is safe"))
+    }
+
+    /// Supplies as many bytes as the request's number says, or one fewer for kind [`FAIL`].
+    async fn supply(&self, from: &PeerIdentity, kind: u8, body: Bytes) -> Result<Supply, String> {
+        let Some(length) = body.first_chunk::<8>().map(|length| u64::from_le_bytes(*length)) else {
+            return Err(format!("{} asked for nothing", from.name));
+        };
+        let there = if kind == FAIL { length - 1 } else { length };
+        let source = Box::new(tokio::io::repeat(7).take(there));
+        Ok(Supply { length, head: Bytes::from_static(b"sevens"), source })
     }
 
     fn connected(&self, peer: &PeerIdentity) {
