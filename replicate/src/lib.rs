@@ -3,3 +3,5 @@
 
 pub mod control_log;
 pub mod peers;
+pub mod pki;
+pub mod transport;
