@@ -1,2 +1,5 @@
 //! How Shardgate's nodes become one: the control log and its storage, and the links between nodes.
 #![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod wal;

@@ -1,0 +1,5 @@
+//! The write-ahead log: its life, what damages it, full disks, crashes at any point.
+#![forbid(unsafe_code)]
+
+mod life;
+mod logs;
