@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::{Add, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,12 +63,29 @@ pub struct Counts {
     pub lost_names: u64,
     /// Writes for which there was no space.
     pub full: u64,
-    /// Calls failed by [`SimulatedDisk::fail_next`].
+    /// Calls failed by [`SimulatedDisk::fail`].
     pub failed: u64,
     /// Bits flipped.
     pub flipped: u64,
     /// Syncs done.
     pub syncs: u64,
+}
+
+impl Add for Counts {
+    type Output = Counts;
+
+    fn add(self, other: Counts) -> Counts {
+        Counts {
+            crashes: self.crashes + other.crashes,
+            lost_writes: self.lost_writes + other.lost_writes,
+            torn_writes: self.torn_writes + other.torn_writes,
+            lost_names: self.lost_names + other.lost_names,
+            full: self.full + other.full,
+            failed: self.failed + other.failed,
+            flipped: self.flipped + other.flipped,
+            syncs: self.syncs + other.syncs,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +100,9 @@ struct State {
     locks: BTreeSet<PathBuf>,
     capacity: Option<u64>,
     sync_delay: Duration,
-    failing: BTreeMap<Failing, u32>,
+    failing: BTreeMap<Failing, Range<u32>>,
+    /// Changes that may still be made before the machine stands still.
+    changes_left: Option<u64>,
     counts: Counts,
 }
 
@@ -127,8 +147,7 @@ impl SimulatedDisk {
         let mut state = self.state();
         let mut dice = Dice(seed);
         state.counts.crashes += 1;
-        state.life += 1;
-        state.locks.clear();
+        state.begin_life();
         state.settle_names(&mut dice);
         let State { files, counts, .. } = &mut *state;
         for contents in files.values_mut() {
@@ -142,8 +161,7 @@ impl SimulatedDisk {
     #[must_use]
     pub fn restart(&self) -> SimulatedDisk {
         let mut state = self.state();
-        state.life += 1;
-        state.locks.clear();
+        state.begin_life();
         SimulatedDisk { state: Arc::clone(&self.state), life: state.life }
     }
 
@@ -162,9 +180,16 @@ impl SimulatedDisk {
         self.state().sync_delay = delay;
     }
 
-    /// The next `count` calls of this kind fail with an I/O error.
-    pub fn fail_next(&self, failing: Failing, count: u32) {
-        self.state().failing.insert(failing, count);
+    /// Those of the next calls of this kind whose numbers, from 0 on, are in `calls` fail with
+    /// an I/O error. Of a write that fails a part is there.
+    pub fn fail(&self, failing: Failing, calls: Range<u32>) {
+        self.state().failing.insert(failing, calls);
+    }
+
+    /// Power is about to fail: after `calls` more calls that change something, none does
+    /// anything any more, until [`SimulatedDisk::crash`] says what is left.
+    pub fn halt_after(&self, calls: u64) {
+        self.state().changes_left = Some(calls);
     }
 
     /// Flips one bit of a file, on the disk and in what is read: bit `bit % (8 * length)`.
@@ -198,17 +223,28 @@ impl SimulatedDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, if this handle's process still lives and the call is not to fail.
-    fn enter(&self, failing: Option<Failing>) -> io::Result<MutexGuard<'_, State>> {
-        let mut state = self.state();
-        if state.life != self.life {
-            return Err(io::Error::other("this disk's machine crashed: the handle is of before"));
+    /// The state, if this handle's process still lives.
+    fn enter(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.life == self.life {
+            return Ok(state);
         }
-        if let Some(left) = failing.and_then(|failing| state.failing.get_mut(&failing))
-            && *left > 0
-        {
-            *left -= 1;
-            state.counts.failed += 1;
+        Err(io::Error::other("this disk's machine crashed: the handle is of before"))
+    }
+
+    /// The state, for a call that changes something, if there still is power.
+    fn enter_change(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.enter()?;
+        if let Some(left) = &mut state.changes_left {
+            *left = left.checked_sub(1).ok_or_else(|| io::Error::other("power failed"))?;
+        }
+        Ok(state)
+    }
+
+    /// The state, for a call that changes something and is not to fail.
+    fn enter_unless_failing(&self, failing: Failing) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.enter_change()?;
+        if state.is_to_fail(failing) {
             return Err(io::Error::other("simulated I/O error"));
         }
         Ok(state)
@@ -220,12 +256,12 @@ impl Disk for SimulatedDisk {
     type Lock = SimulatedLock;
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.enter(Some(Failing::Name))?.dirs.insert(dir.to_owned());
+        self.enter_unless_failing(Failing::Name)?.dirs.insert(dir.to_owned());
         Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let state = self.enter(None)?;
+        let state = self.enter()?;
         if !state.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -235,13 +271,13 @@ impl Disk for SimulatedDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<SimulatedFile> {
-        let state = self.enter(None)?;
+        let state = self.enter()?;
         let number = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(SimulatedFile { disk: self.clone(), number })
     }
 
     fn create(&self, path: &Path) -> io::Result<SimulatedFile> {
-        let mut state = self.enter(Some(Failing::Name))?;
+        let mut state = self.enter_unless_failing(Failing::Name)?;
         if !path.parent().is_some_and(|dir| state.dirs.contains(dir)) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -256,7 +292,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.enter(Some(Failing::Name))?;
+        let mut state = self.enter_unless_failing(Failing::Name)?;
         if !state.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -265,7 +301,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.enter(Some(Failing::Name))?;
+        let mut state = self.enter_unless_failing(Failing::Name)?;
         if !state.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -274,13 +310,13 @@ impl Disk for SimulatedDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.enter(Some(Failing::Sync))?;
+        let mut state = self.enter_unless_failing(Failing::Sync)?;
         state.sync_names(dir);
         Ok(())
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<SimulatedLock>> {
-        let mut state = self.enter(None)?;
+        let mut state = self.enter()?;
         let free = state.locks.insert(path.to_owned());
         Ok(free.then(|| SimulatedLock { disk: self.clone(), path: path.to_owned() }))
     }
@@ -297,12 +333,15 @@ impl Drop for SimulatedLock {
 
 impl DiskFile for SimulatedFile {
     fn bytes_len(&self) -> io::Result<u64> {
-        let state = self.disk.enter(None)?;
+        let state = self.disk.enter()?;
         Ok(state.contents(self.number)?.now.len() as u64)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let state = self.disk.enter(Some(Failing::Read))?;
+        let mut state = self.disk.enter()?;
+        if state.is_to_fail(Failing::Read) {
+            return Err(io::Error::other("simulated I/O error"));
+        }
         let bytes = &state.contents(self.number)?.now;
         let offset = position(offset)?;
         let there = bytes.len().saturating_sub(offset).min(buffer.len());
@@ -311,14 +350,19 @@ impl DiskFile for SimulatedFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut state = self.disk.enter(Some(Failing::Write))?;
+        // Whether power failed is asked first, whether this call fails only then.
+        let mut state = self.disk.enter_change()?;
+        let fails = state.is_to_fail(Failing::Write);
         let offset = position(offset)?;
         let room = state.room_at(self.number, offset)?;
-        // A full disk takes what it can, as a real one does.
-        let fits = bytes.len().min(room);
+        // A full disk takes what it can, as a real one does; a failing one takes a part.
+        let fits = if fails { bytes.len() / 2 } else { bytes.len() }.min(room);
         if fits > 0 {
             let change = Change::Bytes { offset, bytes: bytes[..fits].to_vec() };
             state.contents_mut(self.number)?.change(change);
+        }
+        if fails {
+            return Err(io::Error::other("simulated I/O error"));
         }
         if fits < bytes.len() {
             state.counts.full += 1;
@@ -328,7 +372,7 @@ impl DiskFile for SimulatedFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.disk.enter(Some(Failing::Write))?;
+        let mut state = self.disk.enter_unless_failing(Failing::Write)?;
         let len = position(len)?;
         if state.room_at(self.number, 0)? < len {
             state.counts.full += 1;
@@ -339,7 +383,7 @@ impl DiskFile for SimulatedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        match self.disk.enter(Some(Failing::Sync)) {
+        match self.disk.enter_unless_failing(Failing::Sync) {
             Ok(mut state) => {
                 state.counts.syncs += 1;
                 state.contents_mut(self.number)?.sync();
@@ -367,6 +411,21 @@ fn position(offset: u64) -> io::Result<usize> {
 }
 
 impl State {
+    fn begin_life(&mut self) {
+        self.life += 1;
+        self.locks.clear();
+        self.failing.clear();
+        self.changes_left = None;
+    }
+
+    fn is_to_fail(&mut self, failing: Failing) -> bool {
+        let Some(calls) = self.failing.get_mut(&failing) else { return false };
+        let fails = calls.contains(&0);
+        *calls = calls.start.saturating_sub(1)..calls.end.saturating_sub(1);
+        self.counts.failed += u64::from(fails);
+        fails
+    }
+
     fn contents(&self, number: u64) -> io::Result<&Contents> {
         self.files.get(&number).ok_or_else(|| io::ErrorKind::NotFound.into())
     }

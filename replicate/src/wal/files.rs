@@ -55,6 +55,9 @@ pub(super) struct Files<D: Disk> {
     pub(super) synced: u64,
     /// The highest sequence that some record knows to be synced.
     marked: u64,
+    /// How often a failed write was taken back, and how many of these cuts are on the disk.
+    cuts: u64,
+    cuts_synced: u64,
     broken: Option<String>,
     scratch: Vec<u8>,
 }
@@ -65,6 +68,7 @@ pub struct SyncTicket<F> {
     file: F,
     /// All up to this sequence was written when it began.
     through: u64,
+    cuts: u64,
 }
 
 impl<F: DiskFile> SyncTicket<F> {
@@ -107,6 +111,8 @@ impl<D: Disk> Files<D> {
             tail: Tail { chain, offset: 0, filled: 0 },
             synced: 0,
             marked: 0,
+            cuts: 0,
+            cuts_synced: 0,
             broken: None,
             scratch: Vec::new(),
         }
@@ -192,6 +198,7 @@ impl<D: Disk> Files<D> {
 
     /// Cuts the newest segment, all that was written to it before being kept.
     fn cut(&mut self, len: u64) {
+        self.cuts += 1;
         match self.active().file.set_len(len) {
             Ok(()) => self.tail.filled = len,
             Err(error) => {
@@ -249,10 +256,9 @@ impl<D: Disk> Files<D> {
         Ok((salt, Tail { chain, offset, filled }))
     }
 
-    /// Ends the newest segment and begins the next. The seal is written last: a segment that
-    /// has one is followed by another.
+    /// Ends the newest segment and begins the next. The seal is written last, and synced with
+    /// all before it: a segment that has one is whole and followed by another.
     fn roll(&mut self, state: &LogState) -> Result<(), WalError> {
-        self.sync_now()?;
         let old_tail = self.tail;
         let number = self.active().number + 1;
         // The sequence in between is that of the seal.
@@ -277,8 +283,9 @@ impl<D: Disk> Files<D> {
 
     pub(super) fn begin_sync(&self) -> Option<SyncTicket<D::File>> {
         let through = self.tail.chain.sequence - 1;
-        let file = &self.active().file;
-        (through > self.synced).then(|| SyncTicket { file: file.clone(), through })
+        let (file, cuts) = (&self.active().file, self.cuts);
+        let is_needed = through > self.synced || cuts > self.cuts_synced;
+        is_needed.then(|| SyncTicket { file: file.clone(), through, cuts })
     }
 
     pub(super) fn end_sync(
@@ -290,6 +297,7 @@ impl<D: Disk> Files<D> {
         match outcome {
             Ok(()) => {
                 self.synced = self.synced.max(ticket.through);
+                self.cuts_synced = self.cuts_synced.max(ticket.cuts);
                 Ok(())
             }
             Err(source) => {

@@ -333,7 +333,8 @@ pub(super) fn record_at(bytes: &[u8], offset: usize, salt: u32) -> Option<Standi
         return None;
     }
     let record = Record::parse(kind, payload)?;
-    let end = end.next_multiple_of(ALIGN);
+    // A record without its padding is a torn one: more could not follow it.
+    let end = Some(end.next_multiple_of(ALIGN)).filter(|end| *end <= bytes.len())?;
     Some(Standing { record, offset, end, sequence, synced, checksum, previous })
 }
 

@@ -200,7 +200,7 @@ impl Memory {
         self.places.drain(..gone);
         self.recent.purge(through.index);
         self.state.purged = Some(through);
-        if self.next_index().is_none_or(|next| next <= through.index) {
+        if self.next_index().is_none_or(|next| next <= through.index + 1) {
             // A snapshot from elsewhere reaches beyond the log: the log goes on after it.
             self.state.last = Some(through);
         }

@@ -53,6 +53,15 @@ struct Read {
     synced: u64,
     is_sealed: bool,
     has_leftover: bool,
+    unproven: Unproven,
+}
+
+/// The end of a segment of which no record says that it was synced. What is read back may be in
+/// the kernel's memory only, even after a sync: one that failed may have been forgotten there.
+/// So it is written again.
+struct Unproven {
+    offset: u64,
+    bytes: Vec<u8>,
 }
 
 struct Opening<D: Disk> {
@@ -61,6 +70,8 @@ struct Opening<D: Disk> {
     recovered: Recovered,
     was_created: bool,
     newest: Option<Read>,
+    /// The seal before the newest segment.
+    seal: Option<(D::File, Unproven)>,
 }
 
 pub(super) fn open<D: Disk>(
@@ -81,6 +92,7 @@ pub(super) fn open<D: Disk>(
         recovered: Recovered::default(),
         was_created: names.iter().any(|name| name == OWNER_NAME),
         newest: None,
+        seal: None,
     };
     opening.read_segments(&names)?;
     opening.finish()?;
@@ -123,12 +135,14 @@ impl<D: Disk> Opening<D> {
             let (found, ours) = (segment.header.owner, self.files.owner.clone());
             return Err(WalError::Foreign { path, found, ours });
         }
-        let read = Read::new(number, &segment, bytes.len() as u64);
+        let read = Read::new(number, &segment, &bytes);
         if is_last && self.is_unfinished(&read) {
             return self.remove_unfinished(path);
         }
         self.check_follows(&segment, &read)?;
         self.replay(number, &segment)?;
+        let before = self.files.segments.back().map(|before| before.file.clone());
+        self.seal = before.zip(self.newest.take().map(|newest| newest.unproven));
         let salt = segment.header.salt;
         self.files.segments.push_back(SegmentFile { number, salt, file });
         self.newest = Some(read);
@@ -214,7 +228,17 @@ impl<D: Disk> Opening<D> {
             filled = newest.end;
             self.recovered.torn = Some(Torn { path: path.clone(), offset: newest.end });
         }
-        file.sync_data().map_err(|source| WalError::io("sync", &path, source))?;
+        let rewrite = |file: &D::File, unproven: &Unproven| {
+            file.write_at(unproven.offset, &unproven.bytes)?;
+            file.sync_data()
+        };
+        let seal_is_proven = newest.synced + 1 >= newest.first_sequence;
+        if let Some((file, seal)) = self.seal.take().filter(|_| !seal_is_proven) {
+            let sealed = rewrite(&file, &seal);
+            sealed.map_err(|source| WalError::io("seal the segment before", &path, source))?;
+        }
+        let written = rewrite(&file, &newest.unproven);
+        written.map_err(|source| WalError::io("sync", &path, source))?;
         let dir = &self.files.dir;
         let synced = self.files.disk.sync_dir(dir);
         synced.map_err(|source| WalError::io("sync", dir, source))?;
@@ -245,7 +269,16 @@ impl<D: Disk> Opening<D> {
 const NOT_AS_WRITTEN: &str = "what was written and synced there is not what is there now";
 
 impl Read {
-    fn new(number: u64, segment: &Segment<'_>, file_bytes: u64) -> Read {
+    fn new(number: u64, segment: &Segment<'_>, bytes: &[u8]) -> Read {
+        let mut unproven = segment.records.iter();
+        let unproven = unproven.position(|standing| standing.sequence > segment.synced);
+        let unproven = match unproven {
+            None => segment.end,
+            Some(0) => 0,
+            Some(at) => segment.records[at].offset,
+        };
+        let unproven =
+            Unproven { offset: unproven as u64, bytes: bytes[unproven..segment.end].to_vec() };
         let last = segment.records.last();
         let previous = last.map_or(segment.header.checksum, |last| last.checksum);
         let sequence = segment.next_sequence();
@@ -254,11 +287,12 @@ impl Read {
             first_sequence: segment.header.first_sequence,
             records: segment.records.len(),
             end: segment.end as u64,
-            file_bytes,
+            file_bytes: bytes.len() as u64,
             chain: Chain { salt: segment.header.salt, previous, sequence },
             synced: segment.synced,
             is_sealed: segment.is_sealed(),
             has_leftover: segment.has_leftover,
+            unproven,
         }
     }
 }
