@@ -32,10 +32,11 @@ enum Operation {
     /// The process ends and starts.
     Restart,
     Crash(u64),
-    /// Power fails after this many changes of the disk, within whatever comes then.
-    CrashWithin {
+    /// After this many changes of the disk, within whatever comes then, power fails or, without
+    /// a seed, the process is killed.
+    EndWithin {
         changes: u64,
-        seed: u64,
+        seed: Option<u64>,
     },
     Fail {
         failing: Failing,
@@ -62,8 +63,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => Just(Operation::Mark),
         1 => Just(Operation::Restart),
         2 => any::<u64>().prop_map(Operation::Crash),
-        2 => (0..12_u64, any::<u64>())
-            .prop_map(|(changes, seed)| Operation::CrashWithin { changes, seed }),
+        3 => (0..12_u64, prop::option::of(any::<u64>()))
+            .prop_map(|(changes, seed)| Operation::EndWithin { changes, seed }),
         1 => (failing, 0..4_u32)
             .prop_map(|(failing, after)| Operation::Fail { failing, after }),
         1 => (0..3_000_u64).prop_map(|spare| Operation::Full { spare }),
@@ -115,7 +116,8 @@ struct Run {
     /// States that a failed write may have left on the disk.
     strays: Vec<State>,
     term: u64,
-    crash: Option<u64>,
+    /// How the process is about to end.
+    end: Option<Option<u64>>,
 }
 
 impl Run {
@@ -123,7 +125,7 @@ impl Run {
         let disk = SimulatedDisk::new();
         let (wal, _) = open(&disk, &dir()).expect("create a log");
         let states = vec![State::default()];
-        Run { disk, wal: Some(wal), states, strays: Vec::new(), term: 1, crash: None }
+        Run { disk, wal: Some(wal), states, strays: Vec::new(), term: 1, end: None }
     }
 
     fn now(&self) -> &State {
@@ -166,9 +168,9 @@ impl Run {
             }
             Operation::Restart => self.restart(),
             Operation::Crash(seed) => self.crash(*seed),
-            Operation::CrashWithin { changes, seed } => {
+            Operation::EndWithin { changes, seed } => {
                 self.disk.halt_after(*changes);
-                self.crash = Some(*seed);
+                self.end = Some(*seed);
             }
             Operation::Fail { failing, after } => self.disk.fail(*failing, *after..after + 1),
             Operation::Full { spare } => {
@@ -259,17 +261,15 @@ impl Run {
         }
         let is = State::of(self.wal());
         assert_eq!(&is, self.now());
-        match (self.crash, outcome) {
-            (Some(seed), Err(_)) => self.crash(seed),
-            (None, Err(WalError::Broken { .. })) => self.restart(),
-            (_, Ok(()) | Err(_)) => {}
+        match (self.end, outcome) {
+            (Some(Some(seed)), Err(_)) => self.crash(seed),
+            (Some(None), Err(_)) | (None, Err(WalError::Broken { .. })) => self.restart(),
+            (Some(_), Ok(())) | (None, Ok(()) | Err(_)) => {}
         }
     }
 
     fn restart(&mut self) {
-        if let Some(seed) = self.crash {
-            return self.crash(seed);
-        }
+        self.end = None;
         self.wal = None;
         self.disk = self.disk.restart();
         self.open();
@@ -277,7 +277,7 @@ impl Run {
 
     fn crash(&mut self, seed: u64) {
         self.wal = None;
-        self.crash = None;
+        self.end = None;
         self.disk = self.disk.crash(seed);
         // Power may fail again while the log is being opened.
         self.disk.halt_after(seed % 7);
