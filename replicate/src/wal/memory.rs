@@ -176,17 +176,14 @@ impl Memory {
     }
 
     fn truncate_after(&mut self, last: Option<Position>) {
-        let last = last.max_by_index(self.state.purged);
-        let index = last.map(|last| last.index);
-        let Some(next) = self.next_index() else { return };
-        let gone = next.saturating_sub(index.map_or(0, |index| index + 1));
+        let before = self.state.last.map(|last| last.index);
+        self.state.truncate_after(last);
+        let index = self.state.last.map(|last| last.index);
+        let gone = before.map_or(0, |before| before + 1) - index.map_or(0, |index| index + 1);
         let left = self.places.len().saturating_sub(usize::try_from(gone).unwrap_or(usize::MAX));
         self.places.truncate(left);
         self.recent.truncate_after(index);
         self.absent = self.absent.min(index);
-        if gone > 0 {
-            self.state.last = last;
-        }
     }
 
     fn purge(&mut self, through: Position) {
@@ -194,29 +191,30 @@ impl Memory {
             return;
         }
         let first = self.first_index().unwrap_or(u64::MAX);
-        let gone = (through.index + 1).saturating_sub(first);
-        let gone =
-            usize::try_from(gone).map_or(self.places.len(), |gone| gone.min(self.places.len()));
+        let gone = usize::try_from((through.index + 1).saturating_sub(first));
+        let gone = gone.map_or(self.places.len(), |gone| gone.min(self.places.len()));
         self.places.drain(..gone);
         self.recent.purge(through.index);
-        self.state.purged = Some(through);
-        if self.next_index().is_none_or(|next| next <= through.index + 1) {
-            // A snapshot from elsewhere reaches beyond the log: the log goes on after it.
-            self.state.last = Some(through);
-        }
+        self.state.purge(through);
     }
 }
 
-trait MaxByIndex {
-    fn max_by_index(self, other: Self) -> Self;
-}
+impl LogState {
+    /// Takes the entries after `last` out, but none that are purged.
+    pub(super) fn truncate_after(&mut self, last: Option<Position>) {
+        let index = |position: Option<Position>| position.map(|position| position.index);
+        let last = if index(last) >= index(self.purged) { last } else { self.purged };
+        if index(self.last) > index(last) {
+            self.last = last;
+        }
+    }
 
-impl MaxByIndex for Option<Position> {
-    fn max_by_index(self, other: Option<Position>) -> Option<Position> {
-        if self.map(|position| position.index) >= other.map(|position| position.index) {
-            self
-        } else {
-            other
+    /// Takes the entries up to `through` out. A snapshot from elsewhere may reach beyond the
+    /// log, which then goes on after it.
+    pub(super) fn purge(&mut self, through: Position) {
+        if self.purged.is_none_or(|purged| purged.index < through.index) {
+            self.purged = Some(through);
+            self.last = self.last.filter(|last| last.index > through.index).or(Some(through));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The write-ahead log of the control log: entries, the vote, what is committed.
 //!
 //! [`Wal`] knows nothing of Raft and starts no threads: who uses it decides when to write and
-//! when to sync. The layout of the files is told in `format.rs`, the rules for reading them
+//! when to sync. On a real node that is the thread of [`Writer`], which syncs once for all that
+//! was queued meanwhile. The layout of the files is told in `format.rs`, the rules for reading them
 //! after a crash in `recovery.rs`.
 //!
 //! Invariants: what was synced is there after every crash, and what was truncated never comes
@@ -20,6 +21,7 @@ mod format;
 mod memory;
 mod recovery;
 mod segment;
+mod writer;
 
 pub use error::WalError;
 pub use files::{RESERVE_BYTES, SyncTicket};
@@ -30,6 +32,7 @@ pub use format::{
 };
 pub use recovery::{Recovered, Torn};
 pub use segment::{Segment, decode_segment};
+pub use writer::{Done, GROUP_BYTES_MAX, Health, Reader, Writer, WriterConfig};
 
 use crate::disk::Disk;
 use files::Files;

@@ -1,6 +1,8 @@
 //! The write-ahead log: its life, what damages it, full disks, crashes at any point.
 #![forbid(unsafe_code)]
 
+mod damage;
 mod life;
 mod logs;
 mod model;
+mod writer;
