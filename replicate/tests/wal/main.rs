@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod damage;
+mod full;
 mod life;
 mod logs;
 mod model;
