@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod control_log;
+pub mod disk;
 pub mod peers;
 pub mod pki;
 pub mod transport;
+pub mod wal;
