@@ -8,6 +8,59 @@ use serde::{Deserialize, Serialize};
 /// Virtual shards of a cluster, fixed for its life: see ADR 4.
 pub const VSHARDS: u16 = 4_096;
 
+/// Longest name of a cluster, in bytes.
+pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
+
+/// A cluster's name: nodes of one cluster refuse those of another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Box<str>", into = "Box<str>")]
+pub struct ClusterName(Box<str>);
+
+/// The text is no cluster's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a cluster's name has 1 to {CLUSTER_NAME_BYTES_MAX} letters, digits, '-' or '_' of ASCII")]
+pub struct NotAClusterName;
+
+impl ClusterName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ClusterName {
+    type Err = NotAClusterName;
+
+    fn from_str(text: &str) -> Result<ClusterName, NotAClusterName> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let long = text.is_empty() || text.len() > CLUSTER_NAME_BYTES_MAX;
+        if long || !text.bytes().all(good) {
+            return Err(NotAClusterName);
+        }
+        Ok(ClusterName(text.into()))
+    }
+}
+
+impl TryFrom<Box<str>> for ClusterName {
+    type Error = NotAClusterName;
+
+    fn try_from(text: Box<str>) -> Result<ClusterName, NotAClusterName> {
+        text.parse()
+    }
+}
+
+impl From<ClusterName> for Box<str> {
+    fn from(name: ClusterName) -> Box<str> {
+        name.0
+    }
+}
+
 /// A node's number, unique in its cluster and never used again after a removal. Also its number in Raft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u16);
@@ -48,6 +101,24 @@ impl fmt::Display for NodeId {
 }
 
 impl fmt::Display for VshardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }

@@ -5,4 +5,5 @@
 //! Bytes and time come in, effects go out: nothing here reads a clock or a socket.
 #![forbid(unsafe_code)]
 
+pub mod coordinator;
 pub mod identity;
