@@ -1,2 +1,4 @@
 //! How Shardgate's nodes become one: the control log and its storage, and the links between nodes.
 #![forbid(unsafe_code)]
+
+pub mod control_log;
