@@ -7,10 +7,12 @@
 //! each default here is the one `Config::default()` has. Tests hold both.
 
 mod federation;
+mod tasks;
 
 use std::fmt;
 
 use federation::{ROUTE_KEYS, UPSTREAM_KEYS};
+use tasks::TASK_KEYS;
 
 /// What kind of value a key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +187,7 @@ const fn many(name: &'static str, meaning: &'static str) -> Section {
 }
 
 /// The sections, in the reference's order.
-pub const SECTIONS: [Section; 12] = [
+pub const SECTIONS: [Section; 13] = [
     once("node", "Who this node is."),
     once("listen", "Where clients connect, and by which names they may call the gateway."),
     once(
@@ -209,6 +211,7 @@ pub const SECTIONS: [Section; 12] = [
     ),
     once("catalog", "What the gateway keeps of what upstreams offer."),
     once("embedded", "The tool server that is built in."),
+    once("tasks", "Calls that are answered at once and fetched later."),
     once("log", "Logging, always to standard error."),
 ];
 
@@ -246,7 +249,7 @@ pub fn section(name: &str) -> Option<&'static Section> {
 
 /// Every key, in the reference's order within its section.
 pub fn all() -> impl Iterator<Item = &'static Key> + Clone {
-    NODE_KEYS.iter().chain(UPSTREAM_KEYS).chain(ROUTE_KEYS)
+    NODE_KEYS.iter().chain(UPSTREAM_KEYS).chain(ROUTE_KEYS).chain(TASK_KEYS)
 }
 
 /// The keys of the sections that stand once.

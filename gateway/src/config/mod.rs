@@ -73,6 +73,8 @@ pub struct Config {
     pub catalog: Catalog,
     /// `[embedded]`
     pub embedded: Embedded,
+    /// `[tasks]`
+    pub tasks: Tasks,
     /// `[log]`
     pub log: Log,
 }
@@ -214,6 +216,28 @@ pub struct Embedded {
     pub enabled: Option<bool>,
     /// Entries on one page of a list; clients follow `nextCursor` for the rest.
     pub page_entries: usize,
+}
+
+/// Calls that are answered at once and fetched later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tasks {
+    /// Whether clients may call tools as tasks of the gateway's.
+    pub enabled: bool,
+    /// Time a task is kept from its creation, if its client asks for none.
+    pub ttl_ms_default: u64,
+    /// The longest time a client can ask for.
+    pub ttl_ms_max: u64,
+    /// What clients are told to wait between two looks.
+    pub poll_interval_ms: u64,
+    /// The largest result that is kept.
+    pub result_bytes_max: usize,
+    /// Tasks that run on this node at the same time.
+    pub running_max: usize,
+    /// Tools whose calls by modern clients become tasks; at most [`PATTERNS_MAX`].
+    pub modern_tools: Vec<NamePattern>,
+    /// Tools that can be called as tasks only; at most [`PATTERNS_MAX`].
+    pub required_tools: Vec<NamePattern>,
 }
 
 /// Logging, always to standard error.
@@ -453,6 +477,21 @@ impl Default for Limits {
 impl Default for Embedded {
     fn default() -> Embedded {
         Embedded { enabled: None, page_entries: 100 }
+    }
+}
+
+impl Default for Tasks {
+    fn default() -> Tasks {
+        Tasks {
+            enabled: true,
+            ttl_ms_default: 3_600_000,
+            ttl_ms_max: 86_400_000,
+            poll_interval_ms: 1_000,
+            result_bytes_max: 4 * 1024 * 1024,
+            running_max: 256,
+            modern_tools: Vec::new(),
+            required_tools: Vec::new(),
+        }
     }
 }
 

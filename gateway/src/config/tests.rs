@@ -34,6 +34,14 @@ fn a_mistyped_key_is_marked_and_the_right_one_named() {
 }
 
 #[test]
+fn what_a_client_may_ask_for_is_no_less_than_what_it_gets_unasked() {
+    let message = problems("[tasks]\nttl_ms_max = 5000\nttl_ms_default = 6000\n");
+    assert!(message.contains("tasks.ttl_ms_max: 5000 is below tasks.ttl_ms_default"), "{message}");
+    let message = problems("[tasks]\nmodern_tools = [\"a b\"]\n");
+    assert!(message.contains("tasks.modern_tools"), "{message}");
+}
+
+#[test]
 fn several_problems_come_at_once_in_the_order_of_the_file() {
     let text = "[limits]\nheartbeat_ms = 1\njson_depth_max = \"deep\"\n\n[lisen]\n[ring]\nbuffers = 3000\n";
     let message = problems(text);

@@ -2,7 +2,9 @@
 
 use super::fault::KeyPath;
 use super::file::nearest;
-use super::{Config, LISTENERS_MAX, NameFilter, ROUTES_MAX, UPSTREAMS_MAX, UpstreamName};
+use super::{
+    Config, LISTENERS_MAX, NameFilter, PATTERNS_MAX, ROUTES_MAX, UPSTREAMS_MAX, UpstreamName,
+};
 
 type Found = Vec<(KeyPath, String)>;
 
@@ -16,6 +18,7 @@ pub(super) fn contradictions(config: &Config) -> Found {
     upstreams(config, &mut found);
     routes(config, &mut found);
     embedded(config, &mut found);
+    tasks(config, &mut found);
     found
 }
 
@@ -193,6 +196,32 @@ fn embedded(config: &Config, found: &mut Found) {
             "embedded.enabled".into(),
             "false leaves nothing to serve: there is no [[upstream]]".to_owned(),
         ));
+    }
+}
+
+fn tasks(config: &Config, found: &mut Found) {
+    let tasks = &config.tasks;
+    if tasks.ttl_ms_max < tasks.ttl_ms_default {
+        found.push((
+            "tasks.ttl_ms_max".into(),
+            format!(
+                "{} is below tasks.ttl_ms_default = {}: a client that asks for no time would be \
+                 given more than one may ask for",
+                tasks.ttl_ms_max, tasks.ttl_ms_default
+            ),
+        ));
+    }
+    for (key, patterns) in [
+        ("tasks.modern_tools", &tasks.modern_tools),
+        ("tasks.required_tools", &tasks.required_tools),
+    ] {
+        if patterns.len() > PATTERNS_MAX {
+            let count = patterns.len();
+            found.push((
+                key.into(),
+                format!("{count} patterns are given, but at most {PATTERNS_MAX}"),
+            ));
+        }
     }
 }
 

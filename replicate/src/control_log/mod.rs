@@ -1,86 +1,67 @@
-//! The control log: what the whole cluster agrees on, in one order.
+//! The control log as the rest of the gateway sees it: commands go in, a state comes out.
+//!
+//! Everything here lives on the control thread, so nothing is `Send`: a log is shared as
+//! `Rc<dyn ControlLog>`.
+//!
+//! Invariants:
+//! - What [`ControlLog::propose`] has resolved with is committed and part of
+//!   [`ControlLog::state`].
+//! - Changes come in the order of the log, each once, to every subscriber that keeps up.
+//! - The state is never borrowed across an await: [`ControlLog::state`] is for a look.
 
-mod feed;
 pub mod raft;
+mod solo;
 
 use std::collections::BTreeSet;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
 use std::time::Duration;
 
+use shardgate_replicate_proto::coordinator::{Change, Command, Outcome, State};
 use shardgate_replicate_proto::identity::NodeId;
+use tokio::sync::broadcast;
 
-pub use feed::{Feed, NEWS_WAITING_MAX, News};
+pub use solo::Solo;
 
-/// Why a proposal is not known to be committed.
+/// A future of the control thread.
+pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// A look at the state. It must end before the next await.
+pub type StateRef<'a> = Box<dyn Deref<Target = State> + 'a>;
+
+/// Changes that a subscriber may be behind; one that falls further behind is told so.
+pub const CHANGES_BEHIND_MAX: usize = 65_536;
+
+/// Why a proposal came to nothing, or to nobody knows what.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// This node is not the leader, and was asked as if it were.
-    #[error("this node is not the control log's leader{}", named(leader.as_ref()))]
-    NotLeader {
-        /// Who is, as far as this node knows.
-        leader: Option<NodeId>,
+    /// Nothing was written: the proposal may be made again.
+    #[error("the control log takes no commands now ({why}): try again")]
+    NotTaken {
+        /// What is missing.
+        why: String,
     },
-    /// It may or may not be committed later. Commands are idempotent: propose them again.
-    #[error(
-        "the control log did not confirm the commands within {within:?}; they may still be committed. \
-         Is a majority of the cluster's voters up? See `shardgate cluster status`"
-    )]
+    /// It may have been written. Commands are idempotent, so it may be made again.
+    #[error("whether the control log has taken the command is unknown ({why}): try again")]
     Unknown {
-        /// How long was waited.
-        within: Duration,
+        /// What happened.
+        why: String,
     },
-    /// Too many wait.
-    #[error("{waiting} proposals wait for the control log already; try again later")]
-    Busy {
-        /// The bound.
-        waiting: usize,
-    },
-    /// What was proposed makes no sense to this release.
-    #[error("the control log cannot take the commands: {0}")]
+    /// What was proposed makes no sense to this release, or is too large.
+    #[error("the control log can't take the commands: {0}")]
     Bad(String),
-    /// The node shuts down, or its log has failed.
-    #[error("this node's control log has stopped; the node's log says why")]
+    /// This node's log has ended.
+    #[error("the control log of this node has stopped; the node's log says why")]
     Stopped,
 }
 
-impl ProposeError {
-    fn bad(error: &impl ToString) -> ProposeError {
-        ProposeError::Bad(error.to_string())
-    }
-}
-
-/// Why a linearizable read is not possible now.
+/// Why the local state may be older than it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// This node is not the leader, and was asked as if it were.
-    #[error("this node is not the control log's leader{}", named(leader.as_ref()))]
-    NotLeader {
-        /// Who is, as far as this node knows.
-        leader: Option<NodeId>,
-    },
-    /// Nobody could confirm what is committed.
-    #[error(
-        "no leader of the control log confirmed what is committed within {within:?}. \
-         Is a majority of the cluster's voters up? See `shardgate cluster status`"
-    )]
-    NoLeader {
-        /// How long was waited.
-        within: Duration,
-    },
-    /// This node lags.
-    #[error(
-        "this node has applied the control log up to {applied}, not yet {index}, after {within:?}; try again later"
-    )]
-    Behind {
-        /// What is committed.
-        index: u64,
-        /// What is applied here.
-        applied: u64,
-        /// How long was waited.
-        within: Duration,
-    },
-    /// The node shuts down, or its log has failed.
-    #[error("this node's control log has stopped; the node's log says why")]
-    Stopped,
+#[error("this node can't tell whether it knows the latest state ({why}): try again")]
+pub struct ReadError {
+    /// What is missing.
+    pub why: String,
 }
 
 /// Why the members were not changed.
@@ -88,7 +69,8 @@ pub enum ReadError {
 pub enum MemberError {
     /// Only a leader can change them.
     #[error(
-        "the control log has no leader now, so its members cannot change; try again when a majority is up"
+        "the control log has no leader now, so its members can't change; try again when a \
+         majority of its voters is up"
     )]
     NoLeader,
     /// The engine's or the leader's reason.
@@ -111,28 +93,28 @@ pub enum Role {
     Stopped,
 }
 
-/// How a node's log stands.
-#[derive(Clone, Debug, PartialEq)]
+/// What a person wants to know of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogStatus {
-    /// Whose.
+    /// This node.
     pub node: NodeId,
-    /// What it is.
+    /// What it is in the log.
     pub role: Role,
-    /// Raft's term.
+    /// The term, 0 where there are no elections.
     pub term: u64,
-    /// The leader it knows of.
+    /// Who leads, as far as this node knows.
     pub leader: Option<NodeId>,
-    /// Its last entry, perhaps not committed.
+    /// The last entry that this node's log holds, perhaps not committed; 0 if none.
     pub last_index: u64,
-    /// The last entry it knows to be committed.
+    /// The last entry known to be committed; 0 if none.
     pub committed_index: u64,
-    /// The last entry that is in its state.
+    /// The last entry that is part of the state; 0 if none.
     pub applied_index: u64,
-    /// The last entry in its newest snapshot.
+    /// The last entry in the newest snapshot; 0 if none.
     pub snapshot_index: u64,
     /// Bytes of that snapshot.
     pub snapshot_bytes: usize,
-    /// The last entry that is in no file any more.
+    /// The last entry that is in no file any more; 0 if none.
     pub purged_index: u64,
     /// Who votes.
     pub voters: BTreeSet<NodeId>,
@@ -140,10 +122,101 @@ pub struct LogStatus {
     pub learners: BTreeSet<NodeId>,
     /// Leader only: how long ago a majority last answered.
     pub since_quorum: Option<Duration>,
-    /// Why it has stopped, if it has.
+    /// Why the log has stopped, if it has.
     pub stopped: Option<String>,
 }
 
-fn named(leader: Option<&NodeId>) -> String {
-    leader.map(|leader| format!("; node {leader} is")).unwrap_or_default()
+impl LogStatus {
+    /// Whether this node has the leader's duties.
+    pub fn is_leader(&self) -> bool {
+        self.leader == Some(self.node)
+    }
+}
+
+/// Changes, in the order of the log.
+#[derive(Debug)]
+pub struct Changes(broadcast::Receiver<Option<Change>>);
+
+/// What a subscriber gets next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A change.
+    Change(Change),
+    /// Changes were missed, as many as is said, or the state was replaced by a snapshot (0):
+    /// whoever follows them must look at the state as a whole.
+    Missed(u64),
+    /// The log has stopped.
+    Stopped,
+}
+
+impl Changes {
+    /// The next change; waits for it. May be dropped and called anew without loss.
+    pub async fn next(&mut self) -> Next {
+        match self.0.recv().await {
+            Ok(Some(change)) => Next::Change(change),
+            Ok(None) => Next::Missed(0),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Next::Missed(missed),
+            Err(broadcast::error::RecvError::Closed) => Next::Stopped,
+        }
+    }
+}
+
+/// Where an implementor tells of changes.
+#[derive(Clone, Debug)]
+pub struct ChangeFeed(broadcast::Sender<Option<Change>>);
+
+impl Default for ChangeFeed {
+    fn default() -> ChangeFeed {
+        ChangeFeed(broadcast::Sender::new(CHANGES_BEHIND_MAX))
+    }
+}
+
+impl ChangeFeed {
+    /// Tells every subscriber; they need not be there.
+    pub fn tell(&self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            // Without subscribers nobody misses it.
+            let _ = self.0.send(Some(change));
+        }
+    }
+
+    /// Tells every subscriber that the state was replaced.
+    pub fn tell_everything(&self) {
+        // As above.
+        let _ = self.0.send(None);
+    }
+
+    /// Changes from now on.
+    pub fn subscribe(&self) -> Changes {
+        Changes(self.0.subscribe())
+    }
+}
+
+/// A replicated, or at least ordered, sequence of commands and what they come to.
+pub trait ControlLog {
+    /// Proposes commands as one unit. Resolves when they are committed and applied on this
+    /// node, with one outcome per command.
+    ///
+    /// # Errors
+    /// Nobody has taken them, or nobody knows whether somebody has.
+    fn propose(
+        &self,
+        commands: Vec<Command>,
+    ) -> LocalBoxFuture<'_, Result<Vec<Outcome>, ProposeError>>;
+
+    /// Resolves when the local state has everything that was committed before the call: what
+    /// is read then is linearizable.
+    ///
+    /// # Errors
+    /// There is no leader to ask, or it does not answer.
+    fn read_barrier(&self) -> LocalBoxFuture<'_, Result<(), ReadError>>;
+
+    /// The local state. The look must end before the next await.
+    fn state(&self) -> StateRef<'_>;
+
+    /// Changes from now on.
+    fn subscribe(&self) -> Changes;
+
+    /// How the log is.
+    fn status(&self) -> LogStatus;
 }

@@ -4,6 +4,7 @@
 //! On a node everything runs on one thread, so the lock is never waited for.
 
 use std::io;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use shardgate_replicate_proto::coordinator::{Batch, Change, State};
 use super::Audit;
 use super::journal::{decode, encode, lock};
 use super::types::{Applied, LogId, LogTypes, SnapshotMeta, StoredMembers};
-use crate::control_log::{Feed, News};
+use crate::control_log::{ChangeFeed, Changes, StateRef};
 
 /// Where snapshots are kept.
 pub trait Shelf: Send + Sync + 'static {
@@ -53,7 +54,7 @@ struct Shared<RT: AsyncRuntime> {
     members: StoredMembers<RT>,
     /// Bytes of the newest snapshot; its body is on the shelf only.
     snapshot_bytes: Option<usize>,
-    feed: Feed,
+    feed: ChangeFeed,
     changes: Vec<Change>,
     audit: Option<Audit>,
     progress: <<RT as AsyncRuntime>::Watch as openraft::async_runtime::watch::Watch>::Sender<u64>,
@@ -85,7 +86,7 @@ impl<RT: AsyncRuntime> Machine<RT> {
             applied: None,
             members: StoredMembers::<RT>::default(),
             snapshot_bytes: None,
-            feed: Feed::default(),
+            feed: ChangeFeed::default(),
             changes: Vec::new(),
             audit,
             progress,
@@ -106,6 +107,21 @@ impl<RT: AsyncRuntime> Machine<RT> {
         look(&self.shared().state)
     }
 
+    /// A look at the state as it is here and now.
+    pub(super) fn look(&self) -> StateRef<'_> {
+        struct Look<'a, RT: AsyncRuntime>(MutexGuard<'a, Shared<RT>>);
+
+        impl<RT: AsyncRuntime> Deref for Look<'_, RT> {
+            type Target = State;
+
+            fn deref(&self) -> &State {
+                &self.0.state
+            }
+        }
+
+        Box::new(Look(self.shared()))
+    }
+
     /// Reads the state, and up to which entry it goes.
     pub(super) fn read_at<R>(&self, look: impl FnOnce(&State, u64) -> R) -> R {
         let shared = self.shared();
@@ -113,7 +129,7 @@ impl<RT: AsyncRuntime> Machine<RT> {
     }
 
     /// What happens from now on.
-    pub(super) fn subscribe(&self) -> flume::Receiver<News> {
+    pub(super) fn subscribe(&self) -> Changes {
         self.shared().feed.subscribe()
     }
 
@@ -146,7 +162,7 @@ impl<RT: AsyncRuntime> Shared<RT> {
         self.applied = meta.last_log_id;
         self.members = meta.last_membership.clone();
         self.snapshot_bytes = Some(body.len());
-        self.feed.tell(News::Everything);
+        self.feed.tell_everything();
         self.tell_progress();
         Ok(())
     }
@@ -162,9 +178,7 @@ impl<RT: AsyncRuntime> Shared<RT> {
         if let Some(audit) = &self.audit {
             audit(place.index, &batch, &outcomes);
         }
-        for change in self.changes.drain(..) {
-            self.feed.tell(News::Change(change));
-        }
+        self.feed.tell(self.changes.drain(..));
         Ok(Applied(outcomes))
     }
 }
@@ -194,7 +208,6 @@ impl<RT: AsyncRuntime> RaftStateMachine<LogTypes<RT>> for Machine<RT> {
                     EntryPayload::Normal(proposal) => shared.apply(place, &proposal.0)?,
                     EntryPayload::Membership(members) => {
                         shared.members = StoredMembers::<RT>::new(Some(place), members);
-                        shared.feed.tell(News::Members);
                         Applied::default()
                     }
                 };

@@ -25,7 +25,7 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::InstantOf;
 use openraft::{ChangeMembers, Config, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
-use shardgate_replicate_proto::coordinator::{Batch, Outcome, State};
+use shardgate_replicate_proto::coordinator::{Batch, Command, Outcome, State};
 use shardgate_replicate_proto::identity::NodeId;
 
 pub use journal::{Done, Found, Journal, RECENT_BYTES_MAX, RECENT_ENTRIES_MAX, StoredEntry, Write};
@@ -41,7 +41,10 @@ use self::journal::{LogStore, decode, encode, lock};
 use self::machine::Machine;
 use self::network::{Network, SnapshotHead, Transfer, node_id};
 use self::types::{Engine, LogTypes};
-use super::{LogStatus, MemberError, News, Role};
+use super::{
+    Changes, ControlLog, LocalBoxFuture, LogStatus, MemberError, ProposeError, ReadError, Role,
+    StateRef,
+};
 use crate::peers::{Kind, Peers};
 
 /// How the control log behaves.
@@ -204,7 +207,7 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
     }
 
     /// What happens from now on.
-    pub fn subscribe(&self) -> flume::Receiver<News> {
+    pub fn subscribe(&self) -> Changes {
         self.inner.machine.subscribe()
     }
 
@@ -391,6 +394,11 @@ fn elapsed<RT: AsyncRuntime>(since: InstantOf<LogTypes<RT>>) -> Duration {
     since.elapsed()
 }
 
+fn not_leader(leader: Option<NodeId>) -> String {
+    let known = leader.map(|leader| format!("; node {leader} is")).unwrap_or_default();
+    format!("this node is not the control log's leader{known}")
+}
+
 fn role(state: openraft::ServerState) -> Role {
     match state {
         openraft::ServerState::Learner => Role::Learner,
@@ -428,4 +436,29 @@ fn engine_config(settings: &Settings) -> io::Result<Config> {
             format!("the control log's times do not fit together: {error}"),
         )
     })
+}
+
+impl<RT: AsyncRuntime, P: Peers> ControlLog for RaftLog<RT, P> {
+    fn propose(
+        &self,
+        commands: Vec<Command>,
+    ) -> LocalBoxFuture<'_, Result<Vec<Outcome>, ProposeError>> {
+        Box::pin(async move { Ok(RaftLog::propose(self, commands).await?.outcomes) })
+    }
+
+    fn read_barrier(&self) -> LocalBoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(RaftLog::read_barrier(self))
+    }
+
+    fn state(&self) -> StateRef<'_> {
+        self.inner.machine.look()
+    }
+
+    fn subscribe(&self) -> Changes {
+        RaftLog::subscribe(self)
+    }
+
+    fn status(&self) -> LogStatus {
+        RaftLog::status(self)
+    }
 }

@@ -23,7 +23,7 @@ use shardgate_replicate_proto::identity::NodeId;
 
 use super::journal::{decode, encode};
 use super::types::{LogTypes, Proposal};
-use super::{Inner, RaftLog};
+use super::{Inner, RaftLog, not_leader};
 use crate::control_log::ProposeError;
 use crate::peers::{Kind, Peers};
 
@@ -113,22 +113,19 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
     /// committed are reported so.
     pub async fn propose(&self, commands: Vec<Command>) -> Result<Committed, ProposeError> {
         let within = self.inner.settings.propose_within;
-        let commands = Encoded::of(&commands).map_err(|error| ProposeError::bad(&error))?;
+        let commands = Encoded::of(&commands).map_err(|error| bad(&error))?;
         let committed = self.enqueue(commands, false, within).await?;
-        self.applied(committed.index, within)
-            .await
-            .map_err(|_| ProposeError::Unknown { within })?;
+        self.applied(committed.index, within).await.map_err(|_| unknown(within))?;
         Ok(committed)
     }
 
     /// Commands that a peer sent, because it takes this node for the leader.
     pub(super) async fn propose_for_peer(&self, body: &[u8]) -> Result<Bytes, ProposeError> {
         // What this release cannot decode must not get into the log, where every node would fail on it.
-        let commands: Vec<Command> =
-            decode("commands", body).map_err(|error| ProposeError::bad(&error))?;
-        let commands = Encoded::of(&commands).map_err(|error| ProposeError::bad(&error))?;
+        let commands: Vec<Command> = decode("commands", body).map_err(|error| bad(&error))?;
+        let commands = Encoded::of(&commands).map_err(|error| bad(&error))?;
         let committed = self.enqueue(commands, true, ATTEMPT).await?;
-        let bytes = encode(&committed).map_err(|error| ProposeError::bad(&error))?;
+        let bytes = encode(&committed).map_err(|error| bad(&error))?;
         Ok(bytes.into())
     }
 
@@ -137,12 +134,14 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
         let waiting = Waiting { commands, forwarded, reply };
         let sent = LogTypes::<RT>::timeout(within, self.inner.proposals.send(waiting)).await;
         match sent {
-            Err(_) => return Err(ProposeError::Busy { waiting: PROPOSALS_WAITING_MAX }),
+            Err(_) => {
+                return Err(not_taken(format!("{PROPOSALS_WAITING_MAX} proposals wait already")));
+            }
             Ok(Err(_)) => return Err(ProposeError::Stopped),
             Ok(Ok(())) => {}
         }
         match LogTypes::<RT>::timeout(within, answer).await {
-            Err(_) => Err(ProposeError::Unknown { within }),
+            Err(_) => Err(unknown(within)),
             Ok(Err(_)) => Err(ProposeError::Stopped),
             Ok(Ok(answer)) => answer,
         }
@@ -229,6 +228,19 @@ impl<RT: AsyncRuntime> Gathered<RT> {
     }
 }
 
+fn bad(error: &impl ToString) -> ProposeError {
+    ProposeError::Bad(error.to_string())
+}
+
+fn not_taken(why: String) -> ProposeError {
+    ProposeError::NotTaken { why }
+}
+
+fn unknown(within: Duration) -> ProposeError {
+    let why = format!("no majority of the voters confirmed it within {within:?}");
+    ProposeError::Unknown { why }
+}
+
 /// How one attempt went.
 enum Attempt {
     Done(Committed),
@@ -243,7 +255,7 @@ async fn carry<RT: AsyncRuntime, P: Peers>(log: RaftLog<RT, P>, mut batch: Gathe
         if leader != Some(log.inner.own) {
             let (forwarded, own) = batch.callers.into_iter().partition(|caller| caller.forwarded);
             let refused = Gathered { callers: forwarded, commands: 0, bytes: 0 };
-            refused.fail(&ProposeError::NotLeader { leader });
+            refused.fail(&not_taken(not_leader(leader)));
             batch = Gathered { callers: own, commands: 0, bytes: 0 };
         }
         if batch.callers.is_empty() {
@@ -259,7 +271,7 @@ async fn carry<RT: AsyncRuntime, P: Peers>(log: RaftLog<RT, P>, mut batch: Gathe
             Attempt::Failed(error) => return batch.fail(&error),
             Attempt::Again if LogTypes::<RT>::now() >= deadline => {
                 let within = log.inner.settings.propose_within;
-                return batch.fail(&ProposeError::Unknown { within });
+                return batch.fail(&unknown(within));
             }
             Attempt::Again => LogTypes::<RT>::sleep(LEADER_POLL).await,
         }
@@ -271,7 +283,7 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
     async fn write(&self, commands: &Encoded) -> Attempt {
         let bytes = match commands.batch(self.log_time_ms()) {
             Ok(bytes) => bytes,
-            Err(error) => return Attempt::Failed(ProposeError::bad(&error)),
+            Err(error) => return Attempt::Failed(bad(&error)),
         };
         let written = self.inner.engine.client_write(Proposal(bytes.into()));
         match LogTypes::<RT>::timeout(ATTEMPT, written).await {
@@ -285,7 +297,7 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
             Ok(Err(RaftError::APIError(
                 error @ (ClientWriteError::ChangeMembershipError(_)
                 | ClientWriteError::PreconditionFailed(_)),
-            ))) => Attempt::Failed(ProposeError::bad(&error)),
+            ))) => Attempt::Failed(bad(&error)),
             Ok(Err(RaftError::Fatal(_))) => Attempt::Failed(ProposeError::Stopped),
         }
     }
@@ -293,14 +305,14 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
     async fn forward(&self, leader: NodeId, commands: &Encoded) -> Attempt {
         let body = match commands.list() {
             Ok(bytes) => bytes,
-            Err(error) => return Attempt::Failed(ProposeError::bad(&error)),
+            Err(error) => return Attempt::Failed(bad(&error)),
         };
         let answer = self.inner.peers.call(leader, Kind::Propose, body.into(), ATTEMPT).await;
         // Not the leader, not reachable, not in time: all of it may change.
         let Ok(bytes) = answer else { return Attempt::Again };
         match decode("the leader's answer", &bytes) {
             Ok(committed) => Attempt::Done(committed),
-            Err(error) => Attempt::Failed(ProposeError::bad(&error)),
+            Err(error) => Attempt::Failed(bad(&error)),
         }
     }
 }

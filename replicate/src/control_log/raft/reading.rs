@@ -18,7 +18,7 @@ use openraft::type_config::async_runtime::oneshot::OneshotSender;
 
 use super::journal::{decode, encode};
 use super::types::LogTypes;
-use super::{Inner, RaftLog};
+use super::{Inner, RaftLog, not_leader};
 use crate::control_log::ReadError;
 use crate::peers::{Kind, Peers};
 
@@ -53,7 +53,7 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
 
     pub(super) async fn read_index_for_peer(&self) -> Result<Bytes, ReadError> {
         let index = self.read_index(true).await?;
-        encode(&index).map(Bytes::from).map_err(|_| ReadError::Stopped)
+        encode(&index).map(Bytes::from).map_err(|_| stopped())
     }
 
     async fn read_index(&self, forwarded: bool) -> Result<u64, ReadError> {
@@ -61,10 +61,10 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
         let (reply, answer) = LogTypes::<RT>::oneshot();
         let waited = LogTypes::<RT>::timeout(within, async {
             let reader = Reader { forwarded, reply };
-            self.inner.reads.send(reader).await.map_err(|_| ReadError::Stopped)?;
-            answer.await.map_err(|_| ReadError::Stopped)?
+            self.inner.reads.send(reader).await.map_err(|_| stopped())?;
+            answer.await.map_err(|_| stopped())?
         });
-        waited.await.unwrap_or(Err(ReadError::NoLeader { within }))
+        waited.await.unwrap_or(Err(no_leader(within)))
     }
 
     /// Waits until this node has applied the log up to `index`.
@@ -75,10 +75,12 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
         }
         match LogTypes::<RT>::timeout(within, progress.wait_until_ge(&index)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(ReadError::Stopped),
+            Ok(Err(_)) => Err(stopped()),
             Err(_) => {
                 let applied = *self.inner.machine.progress().borrow_watched();
-                Err(ReadError::Behind { index, applied, within })
+                Err(read_error(format!(
+                    "it has applied the control log up to {applied}, not yet {index}, after {within:?}"
+                )))
             }
         }
     }
@@ -108,7 +110,7 @@ async fn round<RT: AsyncRuntime, P: Peers>(log: &RaftLog<RT, P>, mut readers: Ve
         if leader != Some(log.inner.own) {
             let (forwarded, own): (Vec<_>, Vec<_>) =
                 readers.into_iter().partition(|reader| reader.forwarded);
-            answer(forwarded, &Err(ReadError::NotLeader { leader }));
+            answer(forwarded, &Err(read_error(not_leader(leader))));
             readers = own;
         }
         if readers.is_empty() {
@@ -133,7 +135,7 @@ async fn round<RT: AsyncRuntime, P: Peers>(log: &RaftLog<RT, P>, mut readers: Ve
             None => {}
         }
         if LogTypes::<RT>::now() >= deadline {
-            break Err(ReadError::NoLeader { within });
+            break Err(no_leader(within));
         }
         LogTypes::<RT>::sleep(LEADER_POLL).await;
     };
@@ -145,4 +147,16 @@ fn answer<RT: AsyncRuntime>(readers: Vec<Reader<RT>>, index: &Result<u64, ReadEr
         // Who gave up is not told.
         let _ = reader.reply.send(index.clone());
     }
+}
+
+fn read_error(why: String) -> ReadError {
+    ReadError { why }
+}
+
+fn stopped() -> ReadError {
+    read_error("its control log has stopped; the node's log says why".to_owned())
+}
+
+fn no_leader(within: Duration) -> ReadError {
+    read_error(format!("no leader confirmed what is committed within {within:?}"))
 }
