@@ -7,3 +7,4 @@
 
 pub mod coordinator;
 pub mod identity;
+pub mod voters;
