@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod coordinator;
+pub mod detector;
 pub mod identity;
 pub mod voters;
