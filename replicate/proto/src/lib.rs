@@ -8,4 +8,5 @@
 pub mod coordinator;
 pub mod detector;
 pub mod identity;
+pub mod rebalance;
 pub mod voters;
