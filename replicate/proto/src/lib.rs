@@ -6,4 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod coordinator;
+pub mod detector;
 pub mod identity;
+pub mod rebalance;
+pub mod voters;

@@ -267,7 +267,7 @@ fn content(mut state: State) -> State {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn invariants_hold_after_every_command(steps in prop::collection::vec(step(), 1..120)) {
