@@ -1,5 +1,7 @@
 //! How Shardgate's nodes become one: the control log and its storage, and the links between nodes.
 #![forbid(unsafe_code)]
 
+pub mod blobs;
 pub mod disk;
+pub mod snapshot_store;
 pub mod wal;
