@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shardgate_replicate::disk::{Disk, RealDisk, SimulatedDisk};
 use shardgate_replicate::wal::{Config, Entry, Wal, WalError};
 
-use crate::logs::{dir, entry, open, owner, position, told, vote};
+use crate::logs::{config, dir, entry, owner, position, told, vote};
 
 fn fill<D: Disk>(wal: &mut Wal<D>, written: &mut Vec<Entry>, len: usize) -> WalError {
     loop {
@@ -22,7 +22,11 @@ fn fill<D: Disk>(wal: &mut Wal<D>, written: &mut Vec<Entry>, len: usize) -> WalE
 #[test]
 fn on_a_full_disk_votes_and_purges_go_on_and_reads_too_and_appends_once_there_is_space() {
     let disk = SimulatedDisk::new();
-    let (mut wal, _) = open(&disk, &dir()).expect("create a log");
+    let open = |disk: &SimulatedDisk| {
+        let config = Config { segment_bytes: 60_000, ..config() };
+        Wal::open(disk.clone(), dir(), owner(), config).expect("open the log").0
+    };
+    let mut wal = open(&disk);
     disk.limit_bytes(Some(200_000));
     let mut written = Vec::new();
     let error = fill(&mut wal, &mut written, 150);
@@ -42,7 +46,7 @@ fn on_a_full_disk_votes_and_purges_go_on_and_reads_too_and_appends_once_there_is
     assert!(fill(&mut wal, &mut written, 150).is_full());
     drop(wal);
     let disk = disk.crash(5);
-    let (mut wal, _) = open(&disk, &dir()).expect("open on a full disk");
+    let mut wal = open(&disk);
     assert_eq!(wal.entries(0..u64::MAX).expect("read"), written);
     assert_eq!(wal.state().vote, Some(vote("99")));
 
@@ -52,7 +56,7 @@ fn on_a_full_disk_votes_and_purges_go_on_and_reads_too_and_appends_once_there_is
     wal.append_batch(std::slice::from_ref(&next)).expect("the purge made space");
     wal.sync().expect("sync");
     let disk = disk.crash(6);
-    let (wal, _) = open(&disk, &dir()).expect("open again");
+    let wal = open(&disk);
     written.push(next);
     assert_eq!(wal.entries(0..u64::MAX).expect("read"), written[last as usize - 2..]);
 }

@@ -119,6 +119,22 @@ fn entries_are_read_before_they_are_written_and_calls_that_queue_share_a_sync() 
 }
 
 #[test]
+fn entries_that_still_wait_are_read_when_others_were_written_meanwhile() {
+    let log = Log::create();
+    log.fill();
+    log.writer.save_vote(vote("me"), log.done("vote"));
+    log.append("waits", vec![entry(1, 1, 90_000)]);
+    // Space for the first of the two.
+    log.disk.limit_bytes(Some(log.disk.bytes_used() + 80_000));
+    log.expect_done(&["blocked", "vote"]);
+    log.append("waits too", vec![entry(2, 1, 10)]);
+    assert_eq!(log.read(), [entry(0, 1, 20_000), entry(1, 1, 90_000), entry(2, 1, 10)]);
+    log.disk.limit_bytes(None);
+    log.expect_done(&["waits", "waits too"]);
+    assert_eq!(log.read(), [entry(0, 1, 20_000), entry(1, 1, 90_000), entry(2, 1, 10)]);
+}
+
+#[test]
 fn older_entries_are_read_from_the_disk_and_no_more_than_asked_for() {
     let log = Log::create();
     let all: Vec<Entry> = (0..200).map(|index| entry(index, 1, 100)).collect();
