@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod blobs;
-pub mod blobs;
 pub mod control_log;
 pub mod disk;
 pub mod peers;
