@@ -4,6 +4,7 @@
 pub mod blobs;
 pub mod control_log;
 pub mod disk;
+pub mod node;
 pub mod peers;
 pub mod pki;
 pub mod snapshot_store;

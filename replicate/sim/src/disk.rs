@@ -172,7 +172,7 @@ impl Contents {
             Change::Log(Write::Vote(vote)) => self.vote = Some(vote),
             Change::Log(Write::Committed(committed)) => self.committed = Some(committed),
             Change::Log(Write::TruncateAfter(last)) => {
-                let keep = last.map_or(0, |index| index + 1);
+                let keep = last.map_or(0, |(index, _)| index + 1);
                 self.entries.split_off(&keep);
             }
             Change::Log(Write::Purge { index, term }) => {
@@ -211,7 +211,7 @@ impl Journal for Mounted {
 }
 
 impl Shelf for Mounted {
-    fn keep(&self, meta: Vec<u8>, body: Bytes, done: Done) {
+    fn keep(&self, _: u64, meta: Vec<u8>, body: Bytes, done: Done) {
         self.disk.submit(self.life, Change::Snapshot(meta, body), done);
     }
 

@@ -55,8 +55,8 @@ pub enum Write {
     Vote(Vec<u8>),
     /// Up to where entries are known to be committed: may be lost in a crash.
     Committed(Vec<u8>),
-    /// Entries after this index are void; `None`: all are.
-    TruncateAfter(Option<u64>),
+    /// Entries after this index, of this term, are void; `None`: all are.
+    TruncateAfter(Option<(u64, u64)>),
     /// Entries up to this place are in a snapshot.
     Purge {
         /// The last entry that may go.
@@ -329,7 +329,7 @@ impl<RT: AsyncRuntime, J: Journal> RaftLogStorage<LogTypes<RT>> for LogStore<RT,
             shared.truncations += 1;
             shared.forget(from..);
         }
-        self.write(Write::TruncateAfter(last.map(|id| id.index))).await
+        self.write(Write::TruncateAfter(last.map(|id| (id.index, id.leader_id.term)))).await
     }
 
     async fn purge(&mut self, upto: LogIdOf<LogTypes<RT>>) -> io::Result<()> {

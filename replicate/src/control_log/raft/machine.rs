@@ -25,8 +25,9 @@ use crate::control_log::{ChangeFeed, Changes, StateRef};
 
 /// Where snapshots are kept.
 pub trait Shelf: Send + Sync + 'static {
-    /// Keeps a snapshot so that it outlives a crash, and calls `done` when it does.
-    fn keep(&self, meta: Vec<u8>, body: Bytes, done: super::journal::Done);
+    /// Keeps a snapshot of the state after the entry `index` so that it outlives a crash, and
+    /// calls `done` when it does.
+    fn keep(&self, index: u64, meta: Vec<u8>, body: Bytes, done: super::journal::Done);
 
     /// The newest whole snapshot: what was kept as its meta, and its body.
     ///
@@ -149,7 +150,8 @@ impl<RT: AsyncRuntime> Machine<RT> {
             // The engine has shut down if nobody waits any more.
             let _ = sender.send(result);
         });
-        self.shelf.keep(kept, body, done);
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        self.shelf.keep(index, kept, body, done);
         receiver.await.map_err(|_| io::Error::other("the keeper of snapshots has ended"))?
     }
 }

@@ -216,6 +216,14 @@ impl<RT: AsyncRuntime, P: Peers> RaftLog<RT, P> {
         self.inner.engine.metrics().borrow_watched().current_leader.map(node_id)
     }
 
+    /// All members, voters and learners, and where they are.
+    pub fn members(&self) -> BTreeMap<NodeId, Member> {
+        let metrics = self.inner.engine.metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes.map(|(id, member)| (node_id(*id), member.clone())).collect()
+    }
+
     /// How the log stands.
     pub fn status(&self) -> LogStatus {
         let metrics = self.inner.engine.metrics();
