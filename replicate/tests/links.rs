@@ -157,7 +157,7 @@ fn a_node_that_dies_is_noticed_at_once_and_what_waits_for_it_fails() {
         assert!(matches!(error, LinkError::Closed { .. }), "{error}");
         assert!(error.is_outcome_unknown());
         let closed = a.event().await;
-        assert!(matches!(closed, LinkEvent::Closed { by_peer: true, .. }), "{closed:?}");
+        assert!(matches!(closed, LinkEvent::Closed { is_sudden: true, .. }), "{closed:?}");
         assert_eq!(a.event().await, LinkEvent::Refused(b.id), "its port is closed");
     });
 }
@@ -171,8 +171,8 @@ fn a_peer_that_moves_is_followed() {
         assert_eq!(a.up().await.address, b.address);
         a.meets(&b);
         a.links.set_peer(b.id, &elsewhere.address.to_string());
-        let LinkEvent::Closed { by_peer, .. } = a.event().await else { panic!("it must end") };
-        assert!(!by_peer, "this node wanted it");
+        let LinkEvent::Closed { is_sudden, .. } = a.event().await else { panic!("it must end") };
+        assert!(!is_sudden, "this node wanted it");
         assert_eq!(a.up().await.address, elsewhere.address);
         assert!(a.asks(&elsewhere, ECHO, b"").await.is_ok());
         assert_eq!(elsewhere.asked.order.borrow().len(), 1);

@@ -249,7 +249,7 @@ fn a_peer_that_reads_nothing_fills_its_queue_and_is_given_up() {
         assert!(matches!(full, LinkError::Full { limit: "64 MiB not yet sent", .. }), "{full}");
         assert!(node.links.notify(NodeId(9), 1, Bytes::new()), "notices have their own room");
         let closed = node.event().await;
-        assert!(matches!(closed, LinkEvent::Closed { by_peer: true, .. }), "{closed:?}");
+        assert!(matches!(closed, LinkEvent::Closed { is_sudden: true, .. }), "{closed:?}");
         for asked in waiting {
             assert!(matches!(asked.await, Err(LinkError::Closed { .. })));
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
+use super::pki::{self, PkiArgs};
 use crate::children::guard::{GUARD_COMMAND, GuardOrder};
 use crate::config::keys;
 use crate::config::{LogFormat, LogLevels, NodeName, Overrides, ShardCount, parse_address};
@@ -151,6 +152,9 @@ pub(super) enum Command {
     /// Lists the pinned tools of a running gateway, or approves changed ones.
     #[command(after_help = CATALOG_EXAMPLES)]
     Catalog(CatalogArgs),
+    /// Makes the certificates with which the nodes of a cluster know each other.
+    #[command(after_help = pki::EXAMPLES)]
+    Pki(PkiArgs),
     /// Prints the version.
     Version,
     /// Starts a tool server for the gateway and ends it when the gateway has ended.

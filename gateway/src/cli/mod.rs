@@ -7,6 +7,7 @@
 mod admin;
 mod arguments;
 mod catalog;
+mod pki;
 mod status;
 mod upstreams;
 
@@ -60,6 +61,10 @@ pub fn run<E: Error>(
         Command::Status(arguments) => run_status(&arguments),
         Command::Upstreams(arguments) => run_upstreams(&arguments),
         Command::Catalog(arguments) => run_catalog(arguments),
+        Command::Pki(arguments) => match pki::run(arguments) {
+            Ok(text) => say(&text),
+            Err(error) => fail(EXIT_FAILURE, &error),
+        },
         Command::ChildGuard(arguments) => run_guard(&arguments.into()),
         Command::Connect(arguments) => run_connect(&arguments),
         Command::Version => say(&format!("shardgate {}\n", env!("CARGO_PKG_VERSION"))),

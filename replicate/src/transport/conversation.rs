@@ -63,6 +63,16 @@ pub(super) enum Ended {
 }
 
 impl Ended {
+    /// True if neither side said why.
+    pub(super) fn is_sudden(&self) -> bool {
+        match self {
+            Ended::Closed | Ended::Cut | Ended::Broken(_) => true,
+            Ended::Misframed(_) | Ended::OutOfPlace(_) | Ended::Dismissed(_) | Ended::Wanted(_) => {
+                false
+            }
+        }
+    }
+
     /// What the other side is told, if it still listens.
     fn farewell(&self) -> Option<String> {
         match self {

@@ -117,8 +117,9 @@ pub enum LinkEvent {
         peer: NodeId,
         /// A sentence.
         why: Arc<str>,
-        /// True if the peer, its process or the network ended it, and not this node.
-        by_peer: bool,
+        /// True if it just ended, as it does when the peer's process or machine is gone; false
+        /// if either side said why.
+        is_sudden: bool,
     },
 }
 
@@ -343,8 +344,7 @@ impl Link {
         let why: Arc<str> = ended.to_string().into();
         tracing::warn!(event = "link_closed", node, name, %why, "a peer's connection has ended");
         self.rest(&why, |peer, why| LinkError::Closed { peer, why });
-        let by_peer = !matches!(ended, Ended::Wanted(_));
-        observe(LinkEvent::Closed { peer: self.node, why, by_peer });
+        observe(LinkEvent::Closed { peer: self.node, why, is_sudden: ended.is_sudden() });
         conversation.close(&ended).await;
     }
 
