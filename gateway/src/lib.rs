@@ -18,5 +18,6 @@ mod reloading;
 mod routes;
 pub mod serve;
 pub mod session_table;
+mod tasks;
 mod tls;
 pub mod upstreams;

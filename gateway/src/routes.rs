@@ -44,6 +44,16 @@ impl Routes {
         Ok(next)
     }
 
+    /// The path of a route, served or not.
+    pub(crate) fn path_of(&self, route: RouteId) -> Option<&str> {
+        let path = match self.numbers.iter().find(|(_, number)| **number == route) {
+            Some((path, _)) => path,
+            None if route == RouteId::WHOLE => WHOLE_PATH,
+            None => return None,
+        };
+        std::str::from_utf8(path).ok()
+    }
+
     /// What is served at this path of a request.
     pub(crate) fn find(&self, path: &[u8]) -> Option<RouteId> {
         if path == WHOLE_PATH {

@@ -26,7 +26,7 @@ use crate::children::{
 use crate::config::{Config, ConfigOrigin, SecretError, ShardCount};
 use crate::control::{
     self, Control, ControlError, ControlSetup, NodeFacts, ReloadSetup, ResolverSetup, ShardInbox,
-    ShardLinks,
+    ShardLinks, TasksSetup,
 };
 use crate::data_path::{Gateway, Links, Message, Settings};
 use crate::embedded::{Embedded, EmbeddedConfig};
@@ -36,6 +36,7 @@ use crate::logging::{self, Style};
 use crate::metrics::ShardMetrics;
 use crate::pins::{DeliverPins, PinBook, PinsFileError, SIGHTINGS_MAX, Sighting};
 use crate::reloading::Running;
+use crate::tasks::{DeliverTasks, DeskSetup, REQUESTS_WAITING_MAX, TaskDoor, ToDesk};
 use crate::upstreams::{Upstreams, UpstreamsError};
 
 /// Streams a session may keep for resumption beside those that are open.
@@ -113,14 +114,17 @@ pub fn serve(config: Config, origin: ConfigOrigin) -> Result<(), ServeError> {
     let (look_up_anew, looked_up_anew) = flume::bounded(1);
     let (sightings_to, sightings) = flume::bounded(SIGHTINGS_MAX);
     let endpoints = Arc::new(upstreams.table());
+    let (to_desk, requests) = flume::bounded(REQUESTS_WAITING_MAX);
+    let tasks = TaskDoor::new(&config.tasks, keys.task_owners, to_desk);
     let federation = match upstreams.is_empty() {
         true => None,
         false => {
             let pins = Arc::new(PinBook::read(&pins_file).map_err(ServeError::Pins)?);
-            Some(federation_settings(config, &keys, &upstreams, pins, sightings_to))
+            let tasks = tasks.as_ref();
+            Some(federation_settings(config, &keys, &upstreams, (pins, sightings_to), tasks))
         }
     };
-    let settings = settings(config, &keys, &upstreams);
+    let settings = settings(config, &keys, &upstreams, tasks.clone());
     let links_of = {
         let endpoints = Arc::clone(&endpoints);
         move || Links::new(Arc::clone(&endpoints), Some(commands_to.clone()))
@@ -139,15 +143,9 @@ pub fn serve(config: Config, origin: ConfigOrigin) -> Result<(), ServeError> {
         reload: Some(reload),
         resolver: resolver(&endpoints, upstreams.is_empty(), &shards, looked_up_anew),
         pins: book.clone().map(|book| (book, sightings)),
+        tasks: tasks.is_some().then(|| desk(config, requests, &shards)),
     };
-    let control = match control::start(setup) {
-        Ok(control) => control,
-        Err(error) => {
-            shards.shutdown(Duration::ZERO);
-            shards.join();
-            return Err(ServeError::Control(error));
-        }
-    };
+    let control = start_control(setup, &shards)?;
     control.set_ready();
     // A person is told by the banner, a script by the log.
     match Style::of(config.log.format) {
@@ -170,6 +168,15 @@ pub fn serve(config: Config, origin: ConfigOrigin) -> Result<(), ServeError> {
         Some(reason) => Err(ServeError::ShardsEnded(reason)),
         None => judge(&exits, count, config.limits.drain_deadline_ms),
     }
+}
+
+/// Starts the control thread; without it the shards end again.
+fn start_control(setup: ControlSetup, shards: &Handle<Message>) -> Result<Control, ServeError> {
+    control::start(setup).map_err(|error| {
+        shards.shutdown(Duration::ZERO);
+        shards.wait_for_exits(shards.shards(), DEADLINE_GRACE);
+        ServeError::Control(error)
+    })
 }
 
 /// The shards' listeners share their port by SO_REUSEPORT, so another gateway's would
@@ -235,6 +242,7 @@ fn reason_text(reason: &ExitReason) -> String {
 struct Keys {
     session_ids: [u8; 16],
     seal: [u8; 16],
+    task_owners: [u8; 16],
 }
 
 impl Keys {
@@ -248,7 +256,11 @@ impl Keys {
                 &drawn
             }
         };
-        Ok(Keys { session_ids: derive(secret, b"session ids"), seal: derive(secret, b"seal") })
+        Ok(Keys {
+            session_ids: derive(secret, b"session ids"),
+            seal: derive(secret, b"seal"),
+            task_owners: derive(secret, b"task owners"),
+        })
     }
 }
 
@@ -294,8 +306,9 @@ fn start_shards(
         let share = settings.for_one_of(start.shards);
         let metrics = ShardMetrics::new(start.shard.0, u16::try_from(start.cpu).ok());
         let shard = start.shard.0;
+        let tasks = settings.tasks.as_ref().map(TaskDoor::offer);
         let upstream =
-            Embedded::new(EmbeddedConfig { seal_key, start_unix_ms, shard, page_entries });
+            Embedded::new(EmbeddedConfig { seal_key, start_unix_ms, shard, page_entries, tasks });
         Gateway::new(share, metrics, upstream, links())
     })
     .map_err(ServeError::Shards)
@@ -305,8 +318,8 @@ fn federation_settings(
     config: &Config,
     keys: &Keys,
     upstreams: &Upstreams,
-    pins: Arc<Pins>,
-    sightings: flume::Sender<Sighting>,
+    (pins, sightings): (Arc<Pins>, flume::Sender<Sighting>),
+    tasks: Option<&TaskDoor>,
 ) -> FederationSettings {
     FederationSettings {
         servers: upstreams.servers(),
@@ -314,6 +327,8 @@ fn federation_settings(
         pins,
         sightings: Some(sightings),
         page_entries: config.embedded.page_entries,
+        tasks: tasks.map(TaskDoor::offer),
+        modern_tasks: tasks.is_some_and(TaskDoor::makes_modern_tasks),
         seal_key: keys.seal,
         start_unix_ms: start_unix_ms(),
         shard: 0,
@@ -354,7 +369,12 @@ fn runtime_config(config: &Config) -> RuntimeConfig {
     }
 }
 
-fn settings(config: &Config, keys: &Keys, upstreams: &Upstreams) -> Settings {
+fn settings(
+    config: &Config,
+    keys: &Keys,
+    upstreams: &Upstreams,
+    tasks: Option<TaskDoor>,
+) -> Settings {
     let limits = &config.limits;
     Settings {
         ids: SessionIds::new(config.node.name.as_str(), &keys.session_ids),
@@ -367,6 +387,7 @@ fn settings(config: &Config, keys: &Keys, upstreams: &Upstreams) -> Settings {
             ..http1::Limits::default()
         },
         json: ScanLimits { depth_max: limits.json_depth_max, ..ScanLimits::default() },
+        tasks,
         session: SessionLimits {
             in_flight_max: limits.in_flight_per_session_max,
             open_streams_max: limits.streams_per_session_max,
@@ -407,6 +428,26 @@ fn pin_book(
         shards.send(ShardId(shard), Message::Pins(pins)).is_ok() || gone()
     });
     Arc::new(PinBook::new(path, Arc::clone(&federation.pins), count, deliver))
+}
+
+/// The desk of tasks, which tells shards what becomes of them.
+fn desk(
+    config: &Config,
+    requests: flume::Receiver<ToDesk>,
+    shards: &Handle<Message>,
+) -> TasksSetup {
+    let count = shards.shards() as u16;
+    let shards = shards.clone();
+    let deliver: DeliverTasks = Box::new(move |shard, message| {
+        let Err(full) = shards.send(ShardId(shard), Message::Tasks(message)) else { return Ok(()) };
+        let gone = shards.exits().iter().any(|exit| exit.shard.0 == shard);
+        if let (Message::Tasks(message), false) = (full.0, gone) {
+            return Err(message);
+        }
+        Ok(())
+    });
+    let settings = config.tasks.clone();
+    TasksSetup(DeskSetup { requests, deliver, shards: count, settings })
 }
 
 /// How the control thread keeps children, and tells shards of them.

@@ -66,6 +66,12 @@ impl<T> SessionTable<T> {
         (entry.generation == generation_of(key)).then_some(&mut entry.session)
     }
 
+    /// The id of the session with this key.
+    pub fn id(&self, key: SessionKey) -> Option<SessionId> {
+        let entry = self.entries.get(slot_of(key))?;
+        (entry.generation == generation_of(key)).then_some(entry.id)
+    }
+
     /// Takes a session out.
     pub fn remove(&mut self, key: SessionKey) -> Option<T> {
         self.session(key)?;

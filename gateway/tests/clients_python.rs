@@ -70,3 +70,12 @@ async fn sdk_2_3_finds_the_modern_era_by_itself() {
 async fn sdk_2_3_pinned_to_the_modern_revision_is_served() {
     run("mcp-2.3", "sdk_2.py", Some("2026-07-28"), &MODERN_STEPS).await;
 }
+
+/// What a client shows that calls tools as tasks, in order.
+const TASK_STEPS: [&str; 5] =
+    ["initialize", "from a task to its result", "a question on the way", "cancel", "list of tasks"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sdk_1_30_calls_tools_as_tasks() {
+    run("mcp-1.30", "tasks_1.py", None, &TASK_STEPS).await;
+}

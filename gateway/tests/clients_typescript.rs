@@ -73,3 +73,18 @@ async fn client_2_finds_the_modern_era_by_itself() {
 async fn client_2_pinned_to_the_modern_revision_is_served() {
     run("client_modern.mjs", Some("2026-07-28"), &MODERN_STEPS).await;
 }
+
+/// What a client shows that calls tools as tasks, in order.
+const TASK_STEPS: [&str; 6] = [
+    "initialize",
+    "list",
+    "from a task to its result",
+    "a question on the way",
+    "cancel",
+    "list of tasks",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sdk_1_calls_tools_as_tasks() {
+    run("tasks_legacy.mjs", None, &TASK_STEPS).await;
+}

@@ -17,6 +17,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::catalog::TaskSupport;
 use crate::clock::Millis;
 use crate::mcp::version::ProtocolVersion;
 
@@ -77,6 +78,9 @@ pub enum Caller {
     Session(SessionKey),
     /// A modern request: it carries all its context in `params._meta`.
     Stateless,
+    /// The gateway itself, for a task. To the upstream it is a modern client, but one that
+    /// waits: silence of the server alone is no reason to give the call up.
+    Task,
 }
 
 /// A client request on its way to an upstream.
@@ -366,6 +370,26 @@ impl HeaderParameter {
     }
 }
 
+/// Whether the gateway can make tasks of a tool's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskTool<'a> {
+    /// Clients of this revision have no such tool, or it must not be called.
+    Absent,
+    /// The lists that would tell have not been read yet.
+    NotYetKnown,
+    /// Its server makes tasks of its calls itself and has to be asked for them.
+    OfItsServer,
+    /// It can, if `support` allows it.
+    Callable {
+        /// The server's name.
+        server: &'a str,
+        /// Calling it twice does no more than calling it once, by what the server says.
+        idempotent: bool,
+        /// What the server says of tasks.
+        support: TaskSupport,
+    },
+}
+
 /// A tool server as the gateway sees it. Sans-IO; one instance per shard.
 pub trait Upstream {
     /// What `initialize` (legacy) or `server/discover` (modern) should say in `version`.
@@ -373,6 +397,19 @@ pub trait Upstream {
 
     /// The arguments of a route's tool that headers mirror; empty for most tools.
     fn header_parameters(&self, route: RouteId, tool: &str) -> &[HeaderParameter];
+
+    /// Whether the gateway can make a task of a call of this tool by a client of `version`.
+    fn task_tool(&self, route: RouteId, tool: &str, version: ProtocolVersion) -> TaskTool<'_> {
+        let _ = (route, tool, version);
+        TaskTool::Absent
+    }
+
+    /// Whether a task of this id was made by a server for this caller. Ids of servers may look
+    /// like the gateway's.
+    fn has_task(&self, caller: Caller, id: &str) -> bool {
+        let _ = (caller, id);
+        false
+    }
 
     /// The gateway is going down: calls that never end by themselves
     /// (`subscriptions/listen`) get their final answers now.

@@ -189,6 +189,7 @@ mod tests {
             reload: None,
             resolver: None,
             pins: None,
+            tasks: None,
         };
         (control::start(setup).expect("it starts"), address)
     }

@@ -236,6 +236,8 @@ pub struct Tasks {
     pub running_max: usize,
     /// Tools whose calls by modern clients become tasks; at most [`PATTERNS_MAX`].
     pub modern_tools: Vec<NamePattern>,
+    /// The same, once their first questions are answered; at most [`PATTERNS_MAX`].
+    pub modern_tools_after_input: Vec<NamePattern>,
     /// Tools that can be called as tasks only; at most [`PATTERNS_MAX`].
     pub required_tools: Vec<NamePattern>,
 }
@@ -490,6 +492,7 @@ impl Default for Tasks {
             result_bytes_max: 4 * 1024 * 1024,
             running_max: 256,
             modern_tools: Vec::new(),
+            modern_tools_after_input: Vec::new(),
             required_tools: Vec::new(),
         }
     }

@@ -213,6 +213,7 @@ fn tasks(config: &Config, found: &mut Found) {
     }
     for (key, patterns) in [
         ("tasks.modern_tools", &tasks.modern_tools),
+        ("tasks.modern_tools_after_input", &tasks.modern_tools_after_input),
         ("tasks.required_tools", &tasks.required_tools),
     ] {
         if patterns.len() > PATTERNS_MAX {

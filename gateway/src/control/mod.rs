@@ -15,12 +15,14 @@ mod status;
 mod upstreams;
 
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use shardgate_replicate::control_log::{ControlLog, Solo};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -38,6 +40,7 @@ pub use upstreams::{
 use crate::children::{self, ChildCommand, ChildrenSetup};
 use crate::config::AllowedHosts;
 use crate::pins::{self, PinBook, Sighting};
+use crate::tasks::{self, DeskSetup};
 
 /// What the control thread needs.
 #[derive(Debug)]
@@ -58,7 +61,13 @@ pub struct ControlSetup {
     pub resolver: Option<ResolverSetup>,
     /// Approved definitions of tools, and what shards have seen; `None` without upstreams.
     pub pins: Option<(Arc<PinBook>, flume::Receiver<Sighting>)>,
+    /// Where clients' tasks are kept; `None` if there are none.
+    pub tasks: Option<TasksSetup>,
 }
+
+/// What the desk of tasks needs.
+#[derive(Debug)]
+pub struct TasksSetup(pub(crate) DeskSetup);
 
 /// Why there is no control thread.
 #[derive(Debug, thiserror::Error)]
@@ -219,7 +228,8 @@ fn run(
         Ok(runtime) => runtime,
         Err(error) => return drop(started.send(Err(error))),
     };
-    runtime.block_on(async {
+    // The control log and the desk of tasks are this thread's alone.
+    tokio::task::LocalSet::new().block_on(&runtime, async {
         let begun = async {
             let terminate = signal(SignalKind::terminate()).map_err(step("catch SIGTERM"))?;
             let interrupt = signal(SignalKind::interrupt()).map_err(step("catch SIGINT"))?;
@@ -233,11 +243,15 @@ fn run(
                 reload,
                 resolver,
                 pins,
+                tasks,
             } = setup;
             let reloads = ReloadCounts::default();
             admin.set_nonblocking(true).map_err(step("set up the admin socket"))?;
             let listener = tokio::net::TcpListener::from_std(admin)
                 .map_err(step("set up the admin socket"))?;
+            if let Some(TasksSetup(setup)) = tasks {
+                tokio::task::spawn_local(tasks::keep(setup, alone(&facts.node)));
+            }
             let desk = server::Desk {
                 facts,
                 links,
@@ -276,6 +290,12 @@ fn run(
     });
     // A lookup whose name server is silent keeps its thread; nobody waits for it any more.
     runtime.shutdown_background();
+}
+
+/// The control log of a node without a cluster: what it holds ends with the process.
+fn alone(node_name: &str) -> Rc<dyn ControlLog> {
+    let cluster = "alone".parse().expect("a cluster's name");
+    Rc::new(Solo::new(cluster, node_name))
 }
 
 /// The supervisor of children: how to stop it, and its end.

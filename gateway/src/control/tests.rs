@@ -37,6 +37,7 @@ impl Running {
             reload: None,
             resolver: None,
             pins: None,
+            tasks: None,
         })
         .expect("it starts");
         Running { control, address, _stalled: stalled }

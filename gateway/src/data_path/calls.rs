@@ -24,6 +24,8 @@ pub(crate) struct PendingCall {
     pub(crate) streaming: bool,
     /// True once its id is noted in its session.
     pub(crate) in_flight: bool,
+    /// True if a task makes it: no client waits.
+    pub(crate) for_task: bool,
     /// The request's id as the client wrote it.
     pub(crate) id: RequestId,
     /// The revision in force.

@@ -85,7 +85,8 @@ impl<U: Upstream> Gateway<U> {
         let session = SessionId { vshard: self.own_vshard(io), random: self.random() };
         let now = self.now(io);
         let machine = Session::new(version, EPOCH);
-        let state = SessionState { machine, route, last_active: now, timer: None };
+        let capabilities = self.kept_capabilities(version, params.capabilities);
+        let state = SessionState { machine, route, capabilities, last_active: now, timer: None };
         let key = self.sessions.insert(session, state);
         self.metrics.session(SessionEvent::Created);
         self.upstream.open_session(key, route, version, params.capabilities);
@@ -271,6 +272,7 @@ impl<U: Upstream> Gateway<U> {
             stream,
             streaming: false,
             in_flight: false,
+            for_task: false,
             id: RequestId::new(id),
             version,
             method: Method::of(&method),
@@ -303,7 +305,9 @@ impl<U: Upstream> Gateway<U> {
                             params: envelope.params(),
                             name: name.as_deref(),
                         };
-                        self.upstream.handle_call(&call, now, &mut self.events);
+                        if !self.take_as_task(&call, envelope) {
+                            self.upstream.handle_call(&call, now, &mut self.events);
+                        }
                     }
                     Err(fault) => self.answer_bad_parameter(key, &fault),
                 }
@@ -405,7 +409,6 @@ impl<U: Upstream> Gateway<U> {
 
     /// A notification, or the reply to a request of ours.
     fn one_way(&mut self, io: &mut Io<'_, Message>, session: SessionKey, envelope: &Envelope<'_>) {
-        let now = self.now(io);
         let (id, outcome, body) = match envelope.kind() {
             Kind::Result(id) => (id, Outcome::Result, envelope.result()),
             Kind::Error { id: Some(id), code } => (id, Outcome::Error(code), envelope.error()),
@@ -418,7 +421,7 @@ impl<U: Upstream> Gateway<U> {
         // A reply to nothing is late or doubled: it has no effect.
         let Some(ask) = entry.machine.take_ask(id.raw()) else { return };
         let body = body.unwrap_or(b"null");
-        self.upstream.handle_reply(ask, outcome, body, now, &mut self.events);
+        self.take_reply(io, ask, outcome, body);
     }
 
     fn notified(&mut self, io: &mut Io<'_, Message>, session: SessionKey, envelope: &Envelope<'_>) {
@@ -462,6 +465,7 @@ impl<U: Upstream> Gateway<U> {
             self.write_stream_head(io, exchange);
             self.end_stream(io, exchange, None);
         }
+        self.give_up_asked(key);
         self.upstream.cancel(key, now, &mut self.events);
         let Some(session) = call.session else { return };
         let Some(entry) = self.sessions.session(session) else { return };

@@ -11,6 +11,7 @@ use super::request::OwnedRequest;
 use crate::children::ChildNews;
 use crate::control::ControlRequest;
 use crate::endpoints::Endpoints;
+use crate::tasks::FromDesk;
 
 /// A message to a shard, from another shard or from the control thread.
 pub(crate) enum Message {
@@ -53,6 +54,8 @@ pub(crate) enum Message {
     Reloaded(Arc<Reloaded>),
     /// Which definitions of tools are approved.
     Pins(Arc<Pins>),
+    /// From the desk of tasks.
+    Tasks(FromDesk),
     /// The sender drains and has no connection left. What it sent before stands before this.
     Quiet,
     /// From the control thread.

@@ -26,6 +26,8 @@ mod request;
 mod service;
 mod session_state;
 mod settings;
+mod task_calls;
+mod task_runs;
 mod visits;
 mod watch;
 

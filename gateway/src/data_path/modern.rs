@@ -143,6 +143,7 @@ impl<U: Upstream> Gateway<U> {
             stream: None,
             streaming: false,
             in_flight: false,
+            for_task: false,
             id: RequestId::new(id),
             version: VERSION,
             method: Method::of(&method),
@@ -165,7 +166,9 @@ impl<U: Upstream> Gateway<U> {
                         params: envelope.params(),
                         name: name.as_deref(),
                     };
-                    self.upstream.handle_call(&call, now, &mut self.events);
+                    if !self.take_as_task(&call, envelope) {
+                        self.upstream.handle_call(&call, now, &mut self.events);
+                    }
                 }
                 Err(fault) => self.answer_bad_parameter(key, &fault),
             }
@@ -206,6 +209,7 @@ impl<U: Upstream> Gateway<U> {
         self.streams_open -= usize::from(call.streaming);
         let now = self.now(io);
         self.metrics.request(call.method, Status::Other, io.clock_ns() - call.started_ns);
+        self.give_up_asked(key);
         self.upstream.cancel(key, now, &mut self.events);
         self.relay(io);
     }

@@ -49,6 +49,9 @@ impl<U: Upstream> Gateway<U> {
             Event::Answer { call, outcome, body } => {
                 self.relay_answer(io, *call, *outcome, events.bytes(body));
             }
+            Event::Notify { target: Target::Call(call), message } if self.is_run(*call) => {
+                self.run_notified(io, *call, events.bytes(message));
+            }
             Event::Notify { target: Target::Call(call), message } => {
                 if !self.send_on_call(io, *call, events.bytes(message)) {
                     self.metrics.events(StreamEvent::Dropped, 1);
@@ -84,6 +87,9 @@ impl<U: Upstream> Gateway<U> {
     ) {
         // A cancelled call has no entry any more: nobody waits for its answer.
         let Some(call) = self.calls.remove(key) else { return };
+        if call.for_task {
+            return self.run_answered(key, outcome, body);
+        }
         if call.in_flight
             && let Some(session) = call.session
             && let Some(entry) = self.sessions.session(session)
@@ -200,7 +206,12 @@ impl<U: Upstream> Gateway<U> {
     }
 
     /// Records and sends a message that belongs to no request.
-    fn send_standing(&mut self, io: &mut Io<'_, Message>, session: SessionKey, message: &[u8]) {
+    pub(crate) fn send_standing(
+        &mut self,
+        io: &mut Io<'_, Message>,
+        session: SessionKey,
+        message: &[u8],
+    ) {
         let now = self.now(io);
         let limits = self.settings.session;
         let Some(entry) = self.sessions.session(session) else { return };
@@ -221,12 +232,24 @@ impl<U: Upstream> Gateway<U> {
         call: Option<CallKey>,
         [method, params]: [&Range<usize>; 2],
     ) {
-        let Some(entry) = self.sessions.session(session) else { return };
-        let wire_id = entry.machine.ask(ask, call);
-        let mut message = Vec::with_capacity(128 + params.len());
         let method = String::from_utf8_lossy(events.bytes(method));
         let params = Some(events.bytes(params)).filter(|params| !params.is_empty());
-        jsonrpc::write_request(&mut message, wire_id.to_string().as_bytes(), &method, params);
+        self.put_to_client(io, ask, session, call, (&method, params));
+    }
+
+    /// A request to a client, on the stream of its call if it belongs to one.
+    pub(crate) fn put_to_client(
+        &mut self,
+        io: &mut Io<'_, Message>,
+        ask: AskKey,
+        session: SessionKey,
+        call: Option<CallKey>,
+        (method, params): (&str, Option<&[u8]>),
+    ) {
+        let Some(entry) = self.sessions.session(session) else { return };
+        let wire_id = entry.machine.ask(ask, call);
+        let mut message = Vec::with_capacity(128 + params.map_or(0, <[u8]>::len));
+        jsonrpc::write_request(&mut message, wire_id.to_string().as_bytes(), method, params);
         match call {
             Some(call) => {
                 if !self.send_on_call(io, call, &message) {
@@ -242,9 +265,8 @@ impl<U: Upstream> Gateway<U> {
         let wire_id = wire_id.to_string();
         let Some(entry) = self.sessions.session(session) else { return };
         let Some(ask) = entry.machine.take_ask(wire_id.as_bytes()) else { return };
-        let now = self.now(io);
         let error = br#"{"code":-32000,"message":"the client that made the call has gone"}"#;
-        self.upstream.handle_reply(ask, Outcome::Error(-32000), error, now, &mut self.events);
+        self.take_reply(io, ask, Outcome::Error(-32000), error);
     }
 
     /// Ends the HTTP stream of a legacy call that goes on (SSE polling, MCP 2025-11-25).

@@ -20,6 +20,7 @@ use super::message::Message;
 use super::request::SessionRequest;
 use super::session_state::SessionState;
 use super::settings::Settings;
+use super::task_calls::ShardTasks;
 use crate::metrics::{Closed, Limit, MeshEvent, Reports, ShardMetrics};
 use crate::session_table::SessionTable;
 
@@ -48,6 +49,7 @@ pub(crate) struct Gateway<U> {
     pub(crate) connections: Connections,
     pub(crate) sessions: SessionTable<SessionState>,
     pub(crate) calls: CallTable,
+    pub(crate) tasks: ShardTasks,
     /// Exchanges of other shards that are answered here.
     pub(crate) remote: HashMap<Exchange, RemoteWork>,
     pub(crate) upstream: U,
@@ -95,6 +97,7 @@ impl<U: Upstream> Gateway<U> {
             connections: Connections::default(),
             sessions: SessionTable::new(),
             calls: CallTable::default(),
+            tasks: ShardTasks::default(),
             remote: HashMap::new(),
             upstream,
             links,
@@ -370,7 +373,9 @@ impl<U: Upstream> Gateway<U> {
             }
             false
         });
-        if !self.deferred.is_empty() && !self.deferred_watched {
+        self.tell_desk_the_rest();
+        let is_behind = !self.deferred.is_empty() || self.tasks.runs.has_untold();
+        if is_behind && !self.deferred_watched {
             // Nothing else may wake this shard before the other has caught up.
             self.deferred_watched = true;
             self.watch_deferred(io);
@@ -441,6 +446,7 @@ impl<U: Changeable + Reports> Service for Gateway<U> {
     type Message = Message;
 
     fn handle_start(&mut self, io: &mut Io<'_, Message>) {
+        self.tasks = ShardTasks::on_shard(io.shard().0);
         let now = self.now(io);
         self.upstream.handle_timeout(now, &mut self.events);
         self.relay(io);
@@ -588,6 +594,7 @@ impl<U: Changeable + Reports> Service for Gateway<U> {
             Message::Endpoints(endpoints) => self.replace_endpoints(io, endpoints),
             Message::Reloaded(reloaded) => self.take_reloaded(io, &reloaded),
             Message::Pins(pins) => self.take_pins(io, pins),
+            Message::Tasks(message) => self.take_from_desk(io, message),
             Message::Quiet => {
                 if let Origin::Shard(shard) = from {
                     self.quiet.insert(shard);

@@ -14,6 +14,8 @@ pub(crate) struct SessionState {
     pub(crate) machine: Session<Exchange>,
     /// The path it was opened on; it exists on no other.
     pub(crate) route: RouteId,
+    /// What the client said it can do, raw, where its calls may become tasks.
+    pub(crate) capabilities: Box<[u8]>,
     /// When the client was last heard of.
     pub(crate) last_active: Millis,
     /// Looks after idleness and old events.

@@ -9,6 +9,7 @@ use shardgate_proto::mcp::session_id::SessionIds;
 
 use crate::config::{AllowedHosts, AllowedOrigins};
 use crate::routes::Routes;
+use crate::tasks::TaskDoor;
 
 /// Settings of the data path; times in milliseconds.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) origins: AllowedOrigins,
     pub(crate) http: HttpLimits,
     pub(crate) json: ScanLimits,
+    /// How calls become tasks; `None` if they never do.
+    pub(crate) tasks: Option<TaskDoor>,
     pub(crate) session: SessionLimits,
     /// Sessions on this shard.
     pub(crate) sessions_max: usize,

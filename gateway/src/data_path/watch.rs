@@ -348,6 +348,7 @@ impl<U: Upstream> Gateway<U> {
             }
         }
         self.upstream.end_standing_calls(&mut self.events);
+        self.end_waiting_for_tasks();
         self.relay(io);
         // What waits behind the streams that have just ended comes first.
         self.drive_ready(io);

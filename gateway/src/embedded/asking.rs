@@ -40,7 +40,7 @@ impl Embedded {
                 };
                 self.ask_legacy(call.key, conversation, client.capabilities, events)
             }
-            Caller::Stateless => {
+            Caller::Stateless | Caller::Task => {
                 if client.capabilities.contains(ClientCapabilities::TASKS)
                     && let Some(job) = job_of(script, &subject)
                 {

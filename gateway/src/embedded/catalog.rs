@@ -6,6 +6,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use shardgate_proto::catalog::TaskOffer;
 use shardgate_proto::mcp::version::ProtocolVersion;
 
 use super::answers::{Caching, finish, put, put_string};
@@ -45,13 +46,18 @@ impl List {
         }
     }
 
-    fn entries(self, version: ProtocolVersion, with_changeable: bool) -> Vec<Vec<u8>> {
+    fn entries(
+        self,
+        version: ProtocolVersion,
+        with_changeable: bool,
+        tasks: Option<&TaskOffer>,
+    ) -> Vec<Vec<u8>> {
         match self {
             List::Tools => {
                 let extra = with_changeable.then_some(&tools::CHANGEABLE_TOOL);
                 written(tools::TOOLS.iter().chain(extra), |tool, out| {
                     if tool.is_known_in(version) {
-                        tool.write(version, out);
+                        tool.write(version, tasks, out);
                     }
                 })
             }
@@ -97,12 +103,13 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// Builds the lists with at most `page_entries` entries on a page.
-    pub(super) fn new(page_entries: usize) -> Catalog {
+    pub(super) fn new(page_entries: usize, tasks: Option<&TaskOffer>) -> Catalog {
         let mut pages = Vec::new();
         for version in ProtocolVersion::ALL {
             for list in List::ALL {
                 for with_changeable in [false, true] {
-                    pages.push(paged(list, version, with_changeable, page_entries.max(1)));
+                    let entries = list.entries(version, with_changeable, tasks);
+                    pages.push(paged(list, version, &entries, page_entries.max(1)));
                 }
             }
         }
@@ -130,10 +137,9 @@ impl Catalog {
 fn paged(
     list: List,
     version: ProtocolVersion,
-    with_changeable: bool,
+    entries: &[Vec<u8>],
     page_entries: usize,
 ) -> Vec<Box<[u8]>> {
-    let entries = list.entries(version, with_changeable);
     let count = entries.len().div_ceil(page_entries).max(1);
     let mut pages = Vec::with_capacity(count);
     for number in 0..count {
@@ -185,8 +191,8 @@ mod tests {
 
     #[test]
     fn pages_join_to_the_whole_list() {
-        let whole = Catalog::new(1000);
-        let small = Catalog::new(7);
+        let whole = Catalog::new(1000, Some(&TaskOffer::default()));
+        let small = Catalog::new(7, Some(&TaskOffer::default()));
         for version in ProtocolVersion::ALL {
             for list in List::ALL {
                 let all = parsed(whole.page(list, version, true, None).expect("first page"));
@@ -209,7 +215,7 @@ mod tests {
 
     #[test]
     fn foreign_cursors_are_refused() {
-        let catalog = Catalog::new(7);
+        let catalog = Catalog::new(7, None);
         let version = ProtocolVersion::V2025_11_25;
         for cursor in [
             "",

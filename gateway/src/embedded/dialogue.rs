@@ -106,6 +106,28 @@ pub(super) enum Conclusion {
 pub(super) const CARRIED_BYTES_MAX: usize = 1_024;
 
 impl Script {
+    /// True if it goes on, or begins, as a task of this server's where the client knows tasks.
+    pub(super) fn becomes_a_task(self) -> bool {
+        match self {
+            Script::ConfirmDelete | Script::MultiInput | Script::TaskAfterInput => true,
+            Script::Sampling
+            | Script::Elicitation
+            | Script::Defaults
+            | Script::Enums
+            | Script::StreamingElicitation
+            | Script::MissingCapability
+            | Script::UserName
+            | Script::Capital
+            | Script::Roots
+            | Script::RequestState
+            | Script::MultipleInputs
+            | Script::MultiRound
+            | Script::TamperedState
+            | Script::Capabilities
+            | Script::PromptContext => false,
+        }
+    }
+
     /// The argument the script needs, if it needs one.
     pub(super) fn subject(self) -> Option<&'static str> {
         match self {

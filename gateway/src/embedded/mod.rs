@@ -41,11 +41,12 @@ mod tools;
 
 use std::collections::BTreeMap;
 
+use shardgate_proto::catalog::TaskOffer;
 use shardgate_proto::clock::Millis;
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 use shardgate_proto::upstream::{
     AskKey, Call, CallKey, Caller, Description, Events, HeaderParameter, Notification, Outcome,
-    RouteId, SessionKey, Upstream,
+    RouteId, SessionKey, TaskTool, Upstream,
 };
 use simd_json::BorrowedValue;
 
@@ -54,6 +55,7 @@ use crate::metrics::{Reports, UpstreamSnapshot};
 pub use answers::SERVER_INFO;
 pub use conversations::CONVERSATIONS_MAX;
 pub use subscriptions::{LISTENS_MAX, SUBSCRIPTIONS_MAX, URIS_MAX};
+pub(crate) use tasks::iso_8601;
 pub use tasks::{TASK_KEPT_MS, TASKS_MAX};
 pub use timed_calls::{DURATION_MS_MAX, STEPS_MAX, TIMED_CALLS_MAX};
 
@@ -82,7 +84,7 @@ pub const KEPT_ID_BYTES_MAX: usize = 1_024;
 const SCRATCH_KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// How an instance is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EmbeddedConfig {
     /// Seals what travels through clients (request states, task ids). The same on
     /// every shard and, where several nodes serve one client, on every node; secret.
@@ -93,6 +95,8 @@ pub struct EmbeddedConfig {
     pub shard: u16,
     /// Entries on one page of a list, at least one.
     pub page_entries: usize,
+    /// How tools can be called as tasks of the gateway's; `None` if it makes none.
+    pub tasks: Option<TaskOffer>,
 }
 
 /// What is kept of a legacy session.
@@ -108,6 +112,8 @@ pub struct Embedded {
     start_unix_ms: u64,
     seal: StateSeal,
     catalog: Catalog,
+    /// Whether the gateway makes tasks of legacy clients' calls.
+    gateway_tasks: bool,
     /// Changes anywhere in this process.
     counters: [u64; Counter::ALL.len()],
     /// Changes made here that the siblings don't know of yet.
@@ -128,7 +134,8 @@ impl Embedded {
             shard: config.shard,
             start_unix_ms: config.start_unix_ms,
             seal,
-            catalog: Catalog::new(config.page_entries),
+            catalog: Catalog::new(config.page_entries, config.tasks.as_ref()),
+            gateway_tasks: config.tasks.is_some(),
             counters: [0; Counter::ALL.len()],
             untold: [0; Counter::ALL.len()],
             sessions: BTreeMap::new(),
@@ -174,7 +181,7 @@ impl Embedded {
                 let exists = |uri: &str| Resource::resolve(uri, changeable).is_some();
                 self.subscriptions.listen(call, exists, events)
             }
-            (method, Caller::Stateless) => match TaskMethod::parse(method) {
+            (method, Caller::Stateless | Caller::Task) => match TaskMethod::parse(method) {
                 Some(method) => self.task_call(method, call, now, events),
                 None => Err(Fault::MethodNotFound { method: call.method.to_owned() }),
             },
@@ -295,7 +302,7 @@ impl Embedded {
     /// What is known of the client behind a call.
     fn client(&self, call: &Call<'_>) -> Client {
         match call.caller {
-            Caller::Stateless => Client::of_modern(call.params),
+            Caller::Stateless | Caller::Task => Client::of_modern(call.params),
             Caller::Session(session) => match self.sessions.get(&session) {
                 Some(session) => Client {
                     capabilities: session.capabilities,
@@ -396,6 +403,9 @@ impl Upstream for Embedded {
         if version >= ProtocolVersion::V2025_03_26 {
             capabilities.push_str(r#","completions":{}"#);
         }
+        if version == ProtocolVersion::V2025_11_25 && self.gateway_tasks {
+            capabilities.push_str(crate::tasks::LEGACY_CAPABILITY);
+        }
         if version.era() == Era::Modern {
             capabilities
                 .push_str(&format!(r#","extensions":{{"{}":{{}}}}"#, client::TASKS_EXTENSION));
@@ -408,6 +418,10 @@ impl Upstream for Embedded {
 
     fn header_parameters(&self, _route: RouteId, tool: &str) -> &[HeaderParameter] {
         tools::header_parameters(tool)
+    }
+
+    fn task_tool(&self, _route: RouteId, tool: &str, version: ProtocolVersion) -> TaskTool<'_> {
+        self.tool_as_task(tool, version)
     }
 
     fn end_standing_calls(&mut self, events: &mut Events) {

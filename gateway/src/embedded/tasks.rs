@@ -321,7 +321,7 @@ pub(super) fn unknown_task() -> Fault {
 }
 
 /// A Unix time in UTC as ISO 8601 with milliseconds.
-pub(super) fn iso_8601(unix_ms: u64) -> String {
+pub(crate) fn iso_8601(unix_ms: u64) -> String {
     let (days, ms_of_day) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     // Days are counted from 1 March of year 0 in years that start in March, so the
     // leap day comes last: 400 years have 146,097 days, of which 719,468 lie before 1970.

@@ -43,6 +43,7 @@ impl Bench {
             start_unix_ms: 1_000_000,
             shard,
             page_entries: PAGE_ENTRIES,
+            tasks: None,
         };
         let server = Embedded::new(config);
         Bench { server, now: Millis(0), events: Events::new(), calls: 0 }

@@ -1,8 +1,8 @@
 //! `tools/call`: reading arguments and running tools.
 
 use shardgate_proto::clock::Millis;
-use shardgate_proto::mcp::version::ProtocolVersion;
-use shardgate_proto::upstream::{Call, Events};
+use shardgate_proto::mcp::version::{Era, ProtocolVersion};
+use shardgate_proto::upstream::{Call, Events, TaskTool};
 use simd_json::BorrowedValue;
 use simd_json::prelude::*;
 
@@ -91,6 +91,32 @@ impl Embedded {
             }
             Err(Trouble::Argument(why)) => Err(Fault::InvalidParams(why)),
         }
+    }
+
+    /// Whether the gateway can make a task of a call of this tool.
+    pub(super) fn tool_as_task(&self, name: &str, version: ProtocolVersion) -> TaskTool<'_> {
+        let Ok(tool) = self.known_tool(name, version) else { return TaskTool::Absent };
+        let makes_tasks = match tool {
+            Tool::Job(_) => true,
+            Tool::Dialogue(script) => script.becomes_a_task(),
+            Tool::Echo
+            | Tool::Add
+            | Tool::Greet
+            | Tool::AlwaysFails
+            | Tool::JsonSchema
+            | Tool::HeaderParameters
+            | Tool::ChangeTools
+            | Tool::ChangePrompts
+            | Tool::ChangeResources
+            | Tool::Fixed(_)
+            | Tool::Timed(_) => false,
+        };
+        if version.era() == Era::Modern && makes_tasks {
+            return TaskTool::OfItsServer;
+        }
+        let spec = tools::find(name).unwrap_or(&tools::CHANGEABLE_TOOL);
+        let support = spec.task_support();
+        TaskTool::Callable { server: "embedded", idempotent: spec.is_idempotent(), support }
     }
 
     fn known_tool(&self, name: &str, version: ProtocolVersion) -> Result<Tool, Fault> {

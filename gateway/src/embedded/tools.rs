@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use shardgate_proto::catalog::{TaskOffer, TaskSupport};
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 use shardgate_proto::upstream::{HeaderParameter, HeaderParameterKind};
 
@@ -138,8 +139,34 @@ impl ToolSpec {
         version >= self.since && !(self.legacy_only && version.era() == Era::Modern)
     }
 
+    /// Whether calling it twice does no more than calling it once.
+    pub(super) fn is_idempotent(&self) -> bool {
+        match self.hints {
+            Hints::Pure | Hints::Asks => true,
+            Hints::Changes => false,
+        }
+    }
+
+    /// Tasks of the gateway's are calls of the modern era, which not all tools are in.
+    pub(super) fn task_support(&self) -> TaskSupport {
+        if self.legacy_only { TaskSupport::Forbidden } else { TaskSupport::Unsaid }
+    }
+
+    /// Appends `execution`, for clients that may call tools as tasks of the gateway's.
+    fn write_execution(&self, offer: &TaskOffer, out: &mut Vec<u8>) {
+        let support = offer.support(self.name, self.task_support());
+        put(out, r#","execution":{"taskSupport":""#);
+        put(out, support.as_str());
+        put(out, r#""}"#);
+    }
+
     /// Appends the tool's definition as `version` knows it.
-    pub(super) fn write(&self, version: ProtocolVersion, out: &mut Vec<u8>) {
+    pub(super) fn write(
+        &self,
+        version: ProtocolVersion,
+        tasks: Option<&TaskOffer>,
+        out: &mut Vec<u8>,
+    ) {
         put(out, r#"{"name":"#);
         put_string(out, self.name);
         if version >= ProtocolVersion::V2025_06_18 {
@@ -162,6 +189,11 @@ impl ToolSpec {
         if version >= ProtocolVersion::V2025_03_26 {
             put(out, r#","annotations":"#);
             put(out, self.hints.json());
+        }
+        if version == ProtocolVersion::V2025_11_25
+            && let Some(offer) = tasks
+        {
+            self.write_execution(offer, out);
         }
         put(out, "}");
     }
@@ -313,7 +345,7 @@ mod tests {
             );
             for version in ProtocolVersion::ALL {
                 let mut out = Vec::new();
-                spec.write(version, &mut out);
+                spec.write(version, Some(&TaskOffer::default()), &mut out);
                 assert!(simd_json::to_owned_value(&mut out).is_ok(), "{} {version}", spec.name);
             }
         }

@@ -11,7 +11,7 @@ use shardgate_proto::clock::Millis;
 use shardgate_proto::jsonrpc::{self, ErrorCode};
 use shardgate_proto::mcp::modern;
 use shardgate_proto::mcp::version::Era;
-use shardgate_proto::upstream::{AskKey, Call, Events, Outcome, SessionKey};
+use shardgate_proto::upstream::{AskKey, Call, Caller, Events, Outcome, SessionKey};
 
 use super::job::{JobKey, Question, Waiter};
 use super::params::{CLIENT_CAPABILITIES, ObjectWriter, meta_member};
@@ -289,11 +289,17 @@ impl Federation {
         if job.questions.is_empty() || matches!(waiter, Waiter::Nobody { .. }) {
             return;
         }
-        job.waiter = Waiter::Nobody { until: now + HOLD_MS };
+        // A task's owner is not expected to look at it at once.
+        let until = match job.caller {
+            Caller::Task => job.lifetime_ends,
+            Caller::Session(_) | Caller::Stateless => now + HOLD_MS,
+        };
+        job.waiter = Waiter::Nobody { until };
         let binding = binding_of(&self.seal, &job.method, job.params.as_deref());
         let carried = format!("{}.{:x}", self.settings.shard, key.0);
         let state = DialogueState { round: 0, carried };
-        let unix_ms = self.settings.start_unix_ms.saturating_add(now.0);
+        // Good for as long as the call is held.
+        let unix_ms = self.settings.start_unix_ms.saturating_add(until.0);
         let state = self.seal.seal(&state, binding, unix_ms);
         let mut out = Vec::new();
         let mut object = ObjectWriter::begin(&mut out);
@@ -325,6 +331,10 @@ impl Federation {
         let Some((shard, key)) = place else { return false };
         let responses = jsonrpc::member(params, "inputResponses").unwrap_or(b"{}");
         if shard == self.settings.shard {
+            // A call may become a task when it brings its answers.
+            if let (Caller::Task, Some(job)) = (call.caller, self.jobs.job(key)) {
+                job.caller = Caller::Task;
+            }
             self.resume_here(key, Waiter::Call(call.key), responses, now, events);
         } else {
             self.away.insert(call.key, Away::Job(shard, key));
@@ -358,7 +368,8 @@ impl Federation {
             return self.hand_to(waiter, Outcome::Error(code), &body, events);
         };
         job.waiter = waiter;
-        job.deadline = now + self.servers[usize::from(job.server)].settings.request_timeout_ms;
+        let settings = &self.servers[usize::from(job.server)].settings;
+        job.deadline = now + settings.patience_ms(job.caller);
         let place = job.place;
         let (index, mut answered) = (job.server, Vec::new());
         job.questions.retain(|question| {

@@ -50,6 +50,7 @@ impl Federation {
                 server: route.server,
                 version: call.version,
                 repeatable: route.repeatable,
+                for_task: call.caller == Caller::Task,
                 method: call.method,
                 name: route.name.as_deref(),
                 name_header: route.name_header.as_deref(),
@@ -92,7 +93,7 @@ impl Federation {
         let call = Call {
             // Events are never told of it: its waiter is elsewhere.
             key: CallKey(u64::MAX),
-            caller: Caller::Stateless,
+            caller: if order.for_task { Caller::Task } else { Caller::Stateless },
             // The name is routed already, and a child is told no headers.
             route: RouteId::WHOLE,
             version: order.version,
@@ -139,8 +140,8 @@ impl Federation {
         self.look_by(now + BUSY_SWEEP_MS);
         let server = &mut self.servers[usize::from(route.server)];
         server.in_flight += 1;
-        let deadline = now + server.settings.request_timeout_ms;
         let lifetime_ends = now + server.settings.request_lifetime_ms;
+        let deadline = now + server.settings.patience_ms(call.caller);
         Some(self.jobs.insert(|key| Job {
             key,
             waiter,
@@ -197,7 +198,7 @@ impl Federation {
             (Era::Legacy, Caller::Session(client)) if !server.is_one_child() => {
                 self.client_session(index, client, now, events)
             }
-            (Era::Legacy, Caller::Stateless)
+            (Era::Legacy, Caller::Stateless | Caller::Task)
                 if server.settings.session_per_modern_call && !server.is_one_child() =>
             {
                 Some(self.call_session(index, key, now, events))
@@ -232,7 +233,7 @@ impl Federation {
         entry.pending.insert(id, Pending::Job(key));
         job.place = Some(Place { session, id, exchange: None });
         job.sent_at = now;
-        job.deadline = now + server.settings.request_timeout_ms;
+        job.deadline = now + server.settings.patience_ms(job.caller);
         let era = entry.version.era();
         let shared = !matches!(entry.owner, Owner::Client(_));
         let client = job.client_session().and_then(|client| self.clients.get(&client));
@@ -247,7 +248,9 @@ impl Federation {
             Era::Modern => self.views.modern_fields(job),
             Era::Legacy => Vec::new(),
         };
-        let message = Outgoing { body: &body, fields: &fields, repeatable: job.repeatable };
+        let patience_ms = Some(server.settings.patience_ms(job.caller));
+        let message =
+            Outgoing { body: &body, fields: &fields, repeatable: job.repeatable, patience_ms };
         let sent = server.post(session, Use::Request(id), &message, now, events);
         self.scratch = body;
         match sent {
@@ -425,7 +428,7 @@ impl Federation {
         let job = self.jobs.remove(key)?;
         let server = &mut self.servers[usize::from(job.server)];
         server.in_flight -= 1;
-        if server.settings.session_per_modern_call && job.caller == Caller::Stateless {
+        if server.settings.session_per_modern_call && job.client_session().is_none() {
             self.over.push((job.server, key));
         }
         if let Waiter::Call(call) = job.waiter {

@@ -66,6 +66,8 @@ impl Inside {
             start_unix_ms: settings.start_unix_ms,
             shard: settings.shard,
             page_entries: settings.page_entries,
+            // It is spoken to in the modern era; the catalog tells the others of tasks.
+            tasks: None,
         };
         Inside {
             server: Box::new(Embedded::new(config)),
@@ -269,6 +271,8 @@ mod tests {
             pins: Arc::default(),
             sightings: None,
             page_entries: 100,
+            tasks: None,
+            modern_tasks: false,
             seal_key: [7; 16],
             start_unix_ms: 0,
             shard: 0,

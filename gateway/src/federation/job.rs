@@ -128,7 +128,7 @@ impl Job {
     pub(super) fn client_session(&self) -> Option<SessionKey> {
         match self.caller {
             Caller::Session(session) => Some(session),
-            Caller::Stateless => None,
+            Caller::Stateless | Caller::Task => None,
         }
     }
 }

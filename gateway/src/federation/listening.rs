@@ -140,7 +140,8 @@ impl Federation {
         let method = "subscriptions/listen";
         jsonrpc::write_request(&mut body, id.to_string().as_bytes(), method, Some(&params));
         let fields = [(Cow::Borrowed("Mcp-Method"), method.to_owned())];
-        let message = Outgoing { body: &body, fields: &fields, repeatable: true };
+        let message =
+            Outgoing { body: &body, fields: &fields, repeatable: true, patience_ms: None };
         match server.post(session, Use::Request(id), &message, now, events) {
             Ok(exchange) => server.watch.listen = Some((id, exchange)),
             Err(_) => server.watch.retry_at = Some(now + WATCH_RETRY_MS),

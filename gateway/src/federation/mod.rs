@@ -50,7 +50,7 @@ use shardgate_proto::jsonrpc;
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 use shardgate_proto::upstream::{
     AskKey, Call, CallKey, Caller, Description, Events, HeaderParameter, LinkEnd, LinkKey,
-    Notification, Outcome, RouteId, SessionKey, Upstream,
+    Notification, Outcome, RouteId, SessionKey, TaskTool, Upstream,
 };
 
 use self::asking::AskOrigin;
@@ -64,6 +64,7 @@ use crate::embedded::input_required::StateSeal;
 use crate::embedded::subscriptions::Subscriptions;
 
 pub(crate) use self::breaker::BreakerSettings;
+pub(crate) use self::params::{CLIENT_CAPABILITIES, ObjectWriter, meta_member};
 pub(crate) use self::server::SERVER_NUMBERS_MAX;
 pub(crate) use self::settings::{
     FederationSettings, HttpSettings, Protocol, RouteSettings, ServerSettings, Transport,
@@ -353,10 +354,15 @@ impl Upstream for Federation {
         if version >= ProtocolVersion::V2025_03_26 {
             capabilities.push_str(r#","completions":{}"#);
         }
-        if version == ProtocolVersion::V2025_11_25 && self.has_tasks(Era::Legacy) {
-            capabilities.push_str(r#","tasks":{"cancel":{},"requests":{"tools":{"call":{}}}}"#);
+        if version == ProtocolVersion::V2025_11_25 {
+            if self.settings.tasks.is_some() {
+                capabilities.push_str(crate::tasks::LEGACY_CAPABILITY);
+            } else if self.has_tasks(Era::Legacy) {
+                capabilities.push_str(r#","tasks":{"cancel":{},"requests":{"tools":{"call":{}}}}"#);
+            }
         }
-        if version.era() == Era::Modern && self.has_tasks(Era::Modern) {
+        let modern_tasks = self.settings.modern_tasks || self.has_tasks(Era::Modern);
+        if version.era() == Era::Modern && modern_tasks {
             capabilities.push_str(&format!(r#","extensions":{{"{}":{{}}}}"#, tasks::EXTENSION));
         }
         capabilities.push('}');
@@ -365,6 +371,15 @@ impl Upstream for Federation {
 
     fn header_parameters(&self, route: RouteId, tool: &str) -> &[HeaderParameter] {
         self.views.catalog(route).tool(tool).map_or(&[], |tool| tool.header_parameters)
+    }
+
+    fn task_tool(&self, route: RouteId, tool: &str, version: ProtocolVersion) -> TaskTool<'_> {
+        self.tool_as_task(route, tool, version)
+    }
+
+    fn has_task(&self, caller: Caller, id: &str) -> bool {
+        let Caller::Session(session) = caller else { return false };
+        self.clients.get(&session).is_some_and(|it| it.tasks.iter().any(|(task, _)| **task == *id))
     }
 
     fn end_standing_calls(&mut self, events: &mut Events) {

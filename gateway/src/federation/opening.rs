@@ -240,7 +240,7 @@ impl Federation {
         session.pending.insert(id, pending);
         let mut body = Vec::with_capacity(params.len() + 64);
         jsonrpc::write_request(&mut body, id.to_string().as_bytes(), method, Some(params));
-        let message = Outgoing { body: &body, fields, repeatable: true };
+        let message = Outgoing { body: &body, fields, repeatable: true, patience_ms: None };
         if let Err(full) = server.post(key, Use::Request(id), &message, now, events) {
             let why = full.to_string();
             let before = server.counters.set_blame(CallOutcome::Full);

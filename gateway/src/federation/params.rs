@@ -11,7 +11,7 @@ use shardgate_proto::mcp::version::ProtocolVersion;
 const MODERN_META: &str = "io.modelcontextprotocol/";
 
 /// The member of `_meta` by which a modern client says what it can do.
-pub(super) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+pub(crate) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 
 /// What is to change.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,6 +87,8 @@ fn write_members(out: &mut Vec<u8>, params: &[u8], edit: &Edit<'_>) {
         "name" if edit.name.is_some() => {}
         "inputResponses" | "requestState"
             if edit.inputs.is_some() || matches!(edit.meta, Meta::ToLegacy) => {}
+        // It means something to legacy servers, and nothing to modern clients.
+        "task" if matches!(edit.meta, Meta::ToLegacy) => {}
         _ => object.raw(name, value),
     });
     if let Some(name) = edit.name {
@@ -129,28 +131,28 @@ fn write_modern_members(object: &mut ObjectWriter<'_>, context: &ModernContext<'
 }
 
 /// A member of `params._meta`, raw.
-pub(super) fn meta_member<'a>(params: Option<&'a [u8]>, name: &str) -> Option<&'a [u8]> {
+pub(crate) fn meta_member<'a>(params: Option<&'a [u8]>, name: &str) -> Option<&'a [u8]> {
     jsonrpc::member(jsonrpc::member(params?, "_meta")?, name)
 }
 
 /// Writes a JSON object member by member.
-pub(super) struct ObjectWriter<'o> {
+pub(crate) struct ObjectWriter<'o> {
     out: &'o mut Vec<u8>,
     first: bool,
 }
 
 impl<'o> ObjectWriter<'o> {
-    pub(super) fn begin(out: &'o mut Vec<u8>) -> ObjectWriter<'o> {
+    pub(crate) fn begin(out: &'o mut Vec<u8>) -> ObjectWriter<'o> {
         out.push(b'{');
         ObjectWriter { out, first: true }
     }
 
-    pub(super) fn raw(&mut self, name: &str, value: &[u8]) {
+    pub(crate) fn raw(&mut self, name: &str, value: &[u8]) {
         self.name(name);
         self.out.extend_from_slice(value);
     }
 
-    pub(super) fn string(&mut self, name: &str, text: &str) {
+    pub(crate) fn string(&mut self, name: &str, text: &str) {
         self.name(name);
         jsonrpc::write_string(self.out, text);
     }
@@ -176,7 +178,7 @@ impl<'o> ObjectWriter<'o> {
         self.out.push(b':');
     }
 
-    pub(super) fn end(self) {
+    pub(crate) fn end(self) {
         self.out.push(b'}');
     }
 }
@@ -215,7 +217,7 @@ mod tests {
     #[test]
     fn a_modern_request_loses_what_a_legacy_server_does_not_know() {
         let edit = Edit { meta: Meta::ToLegacy, progress_token: Some(9), ..Edit::default() };
-        let params = r#"{"name":"t","inputResponses":{},"requestState":"s","_meta":
+        let params = r#"{"name":"t","inputResponses":{},"requestState":"s","task":{},"_meta":
             {"io.modelcontextprotocol/protocolVersion":"2026-07-28","progressToken":"p"}}"#;
         assert_eq!(written(params, &edit), r#"{"name":"t","_meta":{"progressToken":9}}"#);
         let bare = r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}"#;

@@ -172,7 +172,7 @@ impl Federation {
         if let Some(job) = source.job.and_then(|job| self.jobs.job(job)) {
             // A sign of life.
             let server = &self.servers[usize::from(source.server)];
-            job.deadline = now + server.settings.request_timeout_ms;
+            job.deadline = now + server.settings.patience_ms(job.caller);
         }
         match envelope.kind() {
             Kind::Result(id) => {

@@ -294,7 +294,7 @@ impl Server {
                     fields: &fields,
                     body: &[message.body],
                     accept: ACCEPT_BOTH,
-                    timeout_ms: Some(self.settings.request_timeout_ms),
+                    timeout_ms: message.patience_ms.or(Some(self.settings.request_timeout_ms)),
                     repeatable: message.repeatable,
                 };
                 // A subscription's answer lasts: it must not take a connection from calls.
@@ -432,11 +432,13 @@ pub(super) struct Outgoing<'a> {
     pub(super) fields: &'a [(Cow<'static, str>, String)],
     /// Whether it may be sent twice.
     pub(super) repeatable: bool,
+    /// How long its answer may take to begin, if not as long as for others.
+    pub(super) patience_ms: Option<u64>,
 }
 
 impl<'a> Outgoing<'a> {
     pub(super) fn plain(body: &'a [u8]) -> Outgoing<'a> {
-        Outgoing { body, fields: &[], repeatable: false }
+        Outgoing { body, fields: &[], repeatable: false, patience_ms: None }
     }
 }
 

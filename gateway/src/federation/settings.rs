@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use shardgate_proto::catalog::{Pins, Prefix};
-use shardgate_proto::upstream::{EndpointId, RouteId};
+use shardgate_proto::catalog::{Pins, Prefix, TaskOffer};
+use shardgate_proto::upstream::{Caller, EndpointId, RouteId};
 
 use super::breaker::BreakerSettings;
 use crate::pins::Sighting;
@@ -21,6 +21,10 @@ pub(crate) struct FederationSettings {
     pub(crate) sightings: Option<flume::Sender<Sighting>>,
     /// Entries on one page of a list.
     pub(crate) page_entries: usize,
+    /// How tools can be called as tasks of the gateway's; `None` if it makes none.
+    pub(crate) tasks: Option<TaskOffer>,
+    /// Whether it makes tasks of modern clients' calls.
+    pub(crate) modern_tasks: bool,
     /// Seals what modern clients carry between two rounds.
     pub(crate) seal_key: [u8; 16],
     /// The Unix time at which the clock was zero.
@@ -87,6 +91,15 @@ pub(crate) struct ServerSettings {
 }
 
 impl ServerSettings {
+    /// How long a call may go without any sign of life. Who called a tool as a task expects
+    /// it to take its time.
+    pub(crate) fn patience_ms(&self, caller: Caller) -> u64 {
+        match caller {
+            Caller::Task => self.request_lifetime_ms,
+            Caller::Session(_) | Caller::Stateless => self.request_timeout_ms,
+        }
+    }
+
     /// True if sessions and links made for one serve for the other: what differs concerns
     /// what is shown of the server, or calls to come.
     pub(crate) fn is_reached_like(&self, other: &ServerSettings) -> bool {

@@ -60,6 +60,8 @@ pub(super) struct Order<'a> {
     pub(super) server: u16,
     pub(super) version: ProtocolVersion,
     pub(super) repeatable: bool,
+    /// The gateway itself calls, for a task.
+    pub(super) for_task: bool,
     pub(super) method: &'a str,
     /// `params.name` as the server knows it, where the client's differs.
     pub(super) name: Option<&'a str>,
@@ -120,7 +122,11 @@ pub(super) fn write_call(
         out.extend_from_slice(&from.to_be_bytes());
         out.extend_from_slice(&call.0.to_be_bytes());
         out.extend_from_slice(&order.server.to_be_bytes());
-        out.extend_from_slice(&[order.version as u8, u8::from(order.repeatable)]);
+        out.extend_from_slice(&[
+            order.version as u8,
+            u8::from(order.repeatable),
+            u8::from(order.for_task),
+        ]);
         write_part(out, Some(order.method.as_bytes()));
         write_part(out, order.name.map(str::as_bytes));
         write_part(out, order.name_header.map(str::as_bytes));
@@ -162,7 +168,7 @@ fn read_text(bytes: &[u8]) -> Option<(Option<&str>, &[u8])> {
 
 fn read_order(bytes: &[u8]) -> Option<Order<'_>> {
     let (server, rest) = bytes.split_first_chunk()?;
-    let [version, repeatable, rest @ ..] = rest else { return None };
+    let [version, repeatable, for_task, rest @ ..] = rest else { return None };
     let (method, rest) = read_text(rest)?;
     let (name, rest) = read_text(rest)?;
     let (name_header, rest) = read_text(rest)?;
@@ -171,6 +177,7 @@ fn read_order(bytes: &[u8]) -> Option<Order<'_>> {
         server: u16::from_be_bytes(*server),
         version: *ProtocolVersion::ALL.get(usize::from(*version))?,
         repeatable: *repeatable == 1,
+        for_task: *for_task == 1,
         method: method?,
         name,
         name_header,
@@ -349,6 +356,7 @@ mod tests {
             server: 6,
             version: ProtocolVersion::V2026_07_28,
             repeatable: true,
+            for_task: true,
             method: "tools/call",
             name: None,
             name_header: Some("n"),

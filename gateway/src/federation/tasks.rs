@@ -5,11 +5,12 @@
 //!
 //! Limit: [`TASKS_KEPT_MAX`] tasks per legacy session; the oldest is forgotten first.
 
+use shardgate_proto::catalog::TaskSupport;
 use shardgate_proto::clock::Millis;
 use shardgate_proto::jsonrpc;
 use shardgate_proto::mcp::modern;
-use shardgate_proto::mcp::version::Era;
-use shardgate_proto::upstream::{Call, Caller, Events, RouteId};
+use shardgate_proto::mcp::version::{Era, ProtocolVersion};
+use shardgate_proto::upstream::{Call, Caller, Events, RouteId, TaskTool};
 
 use super::forwarding::{Route, write_missing_capability};
 use super::job::Job;
@@ -33,7 +34,7 @@ impl Federation {
         }
         let text = jsonrpc::member(params, "taskId").and_then(jsonrpc::string);
         let found = text.as_deref().and_then(|id| match call.caller {
-            Caller::Stateless => self.place_of_task(call.route, id),
+            Caller::Stateless | Caller::Task => self.place_of_task(call.route, id),
             Caller::Session(session) => {
                 let client = self.clients.get(&session)?;
                 let known = client.tasks.iter().find(|(task, _)| **task == *id);
@@ -95,6 +96,38 @@ impl Federation {
                 client.tasks.pop_front();
             }
             client.tasks.push_back(((&*id).into(), job.server));
+        }
+    }
+
+    /// Whether the gateway can make a task of a call of this tool.
+    pub(super) fn tool_as_task(
+        &self,
+        route: RouteId,
+        tool: &str,
+        version: ProtocolVersion,
+    ) -> TaskTool<'_> {
+        let Some(target) = self.views.catalog(route).tool(tool) else {
+            let mut stay = self.servers.iter().filter(|server| server.leaving.is_none());
+            let all_read = stay.all(|server| server.reading.answered_once);
+            return if all_read { TaskTool::Absent } else { TaskTool::NotYetKnown };
+        };
+        if target.quarantined {
+            return TaskTool::Absent;
+        }
+        let server = &self.servers[usize::from(target.server)];
+        let own = server.abilities.tasks && server.era() == Some(version.era());
+        let by_itself = match version.era() {
+            // Where it may be called plainly, a task of the gateway's is the more durable one.
+            Era::Legacy => target.task_support == TaskSupport::Required,
+            Era::Modern => true,
+        };
+        if own && by_itself {
+            return TaskTool::OfItsServer;
+        }
+        TaskTool::Callable {
+            server: server.name(),
+            idempotent: target.idempotent,
+            support: target.task_support,
         }
     }
 

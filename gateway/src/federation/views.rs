@@ -44,10 +44,12 @@ impl Views {
             let catalog = old.remove(&route).map(|(_, catalog)| catalog).unwrap_or_default();
             self.views.insert(route, (view, catalog));
         };
-        keep(RouteId::WHOLE, View { pages, ..View::default() });
+        let tasks = &settings.tasks;
+        keep(RouteId::WHOLE, View { pages, tasks: tasks.clone(), ..View::default() });
         for route in &settings.routes {
             let tools = Filter::new(&route.tools_allow, &route.tools_deny);
-            keep(route.route, View { servers: route.servers.clone(), tools, pages });
+            let servers = route.servers.clone();
+            keep(route.route, View { servers, tools, pages, tasks: tasks.clone() });
         }
     }
 

@@ -42,6 +42,8 @@ pub(crate) enum Kind {
     LegacyOnly,
     /// TypeScript SDK 1.x, with sessions.
     Legacy,
+    /// The same, with the tools that the suite calls as tasks, and without knowing tasks.
+    NoTasks,
     /// npm's `server-everything`: legacy, with sessions.
     Everything,
     /// Python SDK 1.x, with sessions.
@@ -61,6 +63,7 @@ impl Kind {
             Kind::Python => PythonTools::install(PYTHON_1).server("sdk_1.py"),
             Kind::PythonBothEras => PythonTools::install(PYTHON_2).server("sdk_2.py"),
             Kind::Legacy => NodeTools::install_servers().script("legacy.mjs"),
+            Kind::NoTasks => NodeTools::install_servers().script("no_tasks.mjs"),
             Kind::BothEras | Kind::ModernOnly | Kind::LegacyOnly => {
                 NodeTools::install_servers().script("modern.mjs")
             }
@@ -70,6 +73,7 @@ impl Kind {
             Kind::LegacyOnly => command.arg("--legacy-only"),
             Kind::BothEras
             | Kind::Legacy
+            | Kind::NoTasks
             | Kind::Everything
             | Kind::Python
             | Kind::PythonBothEras => &mut command,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::ListKind;
-use super::entry::Entry;
+use super::entry::{Audience, Entry};
 use super::listing::{Caching, Listing};
 use super::naming::{Exposed, Named, Nameless, name_all};
 use super::pages::{PageLimits, Pages};
@@ -12,7 +12,6 @@ use super::pins::Pins;
 use super::report::{CatalogReport, ServerReport};
 use super::uri_template::UriTemplate;
 use super::view::{Server, View};
-use crate::mcp::version::Era;
 
 /// The longest name of a server; its length is one byte in cursors.
 const SERVER_NAME_BYTES_MAX: usize = 255;
@@ -39,6 +38,8 @@ pub struct Catalog {
     pub(super) lists: [Pages; 4],
     /// The tools for clients of the legacy era, where some differ for them.
     pub(super) legacy_tools: Option<Pages>,
+    /// The tools for clients that know `execution`, where the gateway makes tasks of calls.
+    pub(super) task_tools: Option<Pages>,
     pub(super) page_limits: PageLimits,
     pub(super) tools: Slots,
     pub(super) prompts: Slots,
@@ -109,6 +110,9 @@ impl Catalog {
         if offered.iter().any(|(_, entry)| entry.modern_only.is_some()) {
             self.legacy_tools = Some(Pages::default());
         }
+        if kind == ListKind::Tools && merge.view.tasks.is_some() {
+            self.task_tools = Some(Pages::default());
+        }
         let named = merge.names(kind, &offered);
         // An alias each, at most.
         self.slots_mut(kind).0.reserve(2 * offered.len());
@@ -147,11 +151,17 @@ impl Catalog {
             report.quarantine(&entry.key);
         } else {
             report.shown[kind as usize] += 1;
-            self.lists[kind as usize].push(place, entry, &exposed.name, Era::Modern);
+            self.lists[kind as usize].push(place, entry, &exposed.name, Audience::Modern);
             if kind == ListKind::Tools
                 && let Some(pages) = &mut self.legacy_tools
             {
-                pages.push(place, entry, &exposed.name, Era::Legacy);
+                pages.push(place, entry, &exposed.name, Audience::Legacy);
+            }
+            if kind == ListKind::Tools
+                && let (Some(pages), Some(offer)) = (&mut self.task_tools, &merge.view.tasks)
+            {
+                let support = offer.support(&exposed.name, entry.facts.task_support);
+                pages.push(place, entry, &exposed.name, Audience::Tasks(support));
             }
         }
         let slot = Slot { server: server.index, entry: Arc::clone(entry), quarantined };
@@ -199,7 +209,7 @@ impl Catalog {
                 continue;
             }
             report.shown[kind as usize] += 1;
-            self.lists[kind as usize].push(place, entry, &entry.key, Era::Modern);
+            self.lists[kind as usize].push(place, entry, &entry.key, Audience::Modern);
             if kind == ListKind::Templates
                 && let Some(template) = UriTemplate::parse(&entry.key)
             {

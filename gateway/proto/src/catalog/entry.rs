@@ -12,7 +12,6 @@ use super::ListKind;
 use super::definition::{DefinitionHash, definition_hash};
 use super::mirrored::{BadMirror, mirrored_parameters};
 use crate::jsonrpc::{Cursor, DEPTH_MAX, member, string, write_string};
-use crate::mcp::version::Era;
 use crate::upstream::HeaderParameter;
 
 /// The longest name or URI. A cursor carries one, and so does every call.
@@ -21,8 +20,11 @@ pub const KEY_BYTES_MAX: usize = 2_048;
 /// Whether a tool may or must be called as a task (MCP 2025-11-25, `execution.taskSupport`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TaskSupport {
-    /// It must not; this holds where nothing is said.
+    /// Nothing is said. Its server then takes no such call, but the gateway may make a task
+    /// of an ordinary one.
     #[default]
+    Unsaid,
+    /// It must not.
     Forbidden,
     /// It may.
     Optional,
@@ -89,9 +91,33 @@ pub(super) struct Entry {
     key_at: Range<usize>,
     /// What legacy clients do not get: a member with one of its commas.
     pub(super) modern_only: Option<Range<usize>>,
+    /// Where the value of `execution` stands.
+    execution_at: Range<usize>,
     /// Of tools only.
     pub(super) facts: ToolFacts,
     pub(super) hash: DefinitionHash,
+}
+
+impl TaskSupport {
+    /// The word of the protocol; nothing is said where that is the default.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TaskSupport::Unsaid | TaskSupport::Forbidden => "forbidden",
+            TaskSupport::Optional => "optional",
+            TaskSupport::Required => "required",
+        }
+    }
+}
+
+/// For whom a definition is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Clients of the modern era.
+    Modern,
+    /// Clients of the legacy era.
+    Legacy,
+    /// Those of 2025-11-25, who are told whether the tool can be called as a task.
+    Tasks(TaskSupport),
 }
 
 impl Entry {
@@ -113,25 +139,49 @@ impl Entry {
             return Err(BadEntry::NoText("name"));
         }
         let key_at = members.key.value;
+        let execution_at = members.execution.value;
         let hash = definition_hash(&text);
-        Ok(Entry { key, text: text.into_boxed_slice(), key_at, modern_only, facts, hash })
+        let text = text.into_boxed_slice();
+        Ok(Entry { key, text, key_at, modern_only, execution_at, facts, hash })
     }
 
-    /// Appends the definition with `exposed` for its name, for clients of `era`.
-    pub(super) fn write_as(&self, exposed: &str, era: Era, out: &mut Vec<u8>) {
-        let name = (*exposed != *self.key).then(|| (self.key_at.clone(), Some(exposed)));
-        let cut = self.modern_only.clone().filter(|_| era == Era::Legacy);
-        let mut edits = [name, cut.map(|cut| (cut, None))];
+    /// Appends the definition with `exposed` for its name.
+    pub(super) fn write_as(&self, exposed: &str, audience: Audience, out: &mut Vec<u8>) {
+        let mut name = Vec::new();
+        if *exposed != *self.key {
+            write_string(&mut name, exposed);
+        }
+        let name = (!name.is_empty()).then_some((self.key_at.clone(), name));
+        let cut = match audience {
+            Audience::Modern => None,
+            Audience::Legacy | Audience::Tasks(_) => self.modern_only.clone(),
+        };
+        let support = match audience {
+            Audience::Tasks(support) if support != self.facts.task_support => {
+                Some(self.execution_as(support))
+            }
+            Audience::Tasks(_) | Audience::Modern | Audience::Legacy => None,
+        };
+        let mut edits = [name, cut.map(|cut| (cut, Vec::new())), support];
         edits.sort_by_key(|edit| edit.as_ref().map_or(usize::MAX, |(place, _)| place.start));
         let mut written = 0;
         for (place, instead) in edits.into_iter().flatten() {
             out.extend_from_slice(&self.text[written..place.start]);
-            if let Some(instead) = instead {
-                write_string(out, instead);
-            }
+            out.extend_from_slice(&instead);
             written = place.end;
         }
         out.extend_from_slice(&self.text[written..]);
+    }
+
+    /// What `execution` has to be for a tool of this support, and in place of what.
+    fn execution_as(&self, support: TaskSupport) -> (Range<usize>, Vec<u8>) {
+        let said = format!("{{\"taskSupport\":\"{}\"}}", support.as_str());
+        if self.execution_at.is_empty() {
+            // Before the brace that ends the definition, which has other members.
+            let end = self.text.len() - 1;
+            return (end..end, format!(",\"execution\":{said}").into_bytes());
+        }
+        (self.execution_at.clone(), said.into_bytes())
     }
 }
 
@@ -271,6 +321,9 @@ impl Members {
         match said.and_then(string).as_deref() {
             Some("optional") => TaskSupport::Optional,
             Some("required") => TaskSupport::Required,
+            // MCP 2025-11-25, ToolExecution: "forbidden" is what holds where nothing is said,
+            // but only who says it has thought of it.
+            None if said.is_none() => TaskSupport::Unsaid,
             Some(_) | None => TaskSupport::Forbidden,
         }
     }
@@ -343,12 +396,12 @@ mod tests {
         let raw = br#"{"title":"name","name":"\u0061","inputSchema":{"type":"object","name":"a"}}"#;
         let entry = Entry::read(ListKind::Tools, raw).expect("a tool");
         let mut out = Vec::new();
-        entry.write_as("s__a\"", Era::Legacy, &mut out);
+        entry.write_as("s__a\"", Audience::Legacy, &mut out);
         let wanted =
             br#"{"title":"name","name":"s__a\"","inputSchema":{"type":"object","name":"a"}}"#;
         assert_eq!(out, wanted);
         out.clear();
-        entry.write_as("a", Era::Legacy, &mut out);
+        entry.write_as("a", Audience::Legacy, &mut out);
         assert_eq!(out, raw);
     }
 
@@ -380,12 +433,37 @@ mod tests {
             format!(r#"{{"name":"a",{array},{input}}}"#),
             format!(r#"{{"name":"a",{input},{array}}}"#),
         ] {
-            assert_eq!(written(&raw, "b", Era::Legacy), cut);
-            assert_eq!(written(&raw, "a", Era::Modern), raw);
-            assert_eq!(written(&raw, "b", Era::Modern), raw.replace(r#""a""#, r#""b""#));
+            assert_eq!(written(&raw, "b", Audience::Legacy), cut);
+            assert_eq!(written(&raw, "a", Audience::Modern), raw);
+            assert_eq!(written(&raw, "b", Audience::Modern), raw.replace(r#""a""#, r#""b""#));
         }
         let object = format!(r#"{{"name":"a",{input},"outputSchema":{{"type":"object"}}}}"#);
-        assert_eq!(written(&object, "a", Era::Legacy), object);
+        assert_eq!(written(&object, "a", Audience::Legacy), object);
+    }
+
+    #[test]
+    fn clients_that_know_tasks_are_told_how_a_tool_can_be_called() {
+        let written = |raw: &str, support| {
+            let entry = Entry::read(ListKind::Tools, raw.as_bytes()).expect("a tool");
+            let mut out = Vec::new();
+            entry.write_as("b", Audience::Tasks(support), &mut out);
+            String::from_utf8(out).expect("UTF-8")
+        };
+        let with =
+            |rest: &str| format!(r#"{{"name":"b","inputSchema":{{"type":"object"}}{rest}}}"#);
+        let said = |word: &str| format!(r#","execution":{{"taskSupport":"{word}"}}"#);
+        let plain = with("").replace(r#""b""#, r#""a""#);
+        assert_eq!(written(&plain, TaskSupport::Optional), with(&said("optional")));
+        assert_eq!(written(&plain, TaskSupport::Required), with(&said("required")));
+        assert_eq!(written(&plain, TaskSupport::Unsaid), with(""));
+        let array = with(r#","outputSchema":{"type":"array"}"#);
+        assert_eq!(written(&array, TaskSupport::Optional), with(&said("optional")));
+        for already in ["optional", "required", "forbidden"] {
+            let raw = with(&said(already));
+            assert_eq!(written(&raw, TaskSupport::Required), with(&said("required")), "{already}");
+        }
+        let empty = with(r#","execution":{}"#);
+        assert_eq!(written(&empty, TaskSupport::Optional), with(&said("optional")));
     }
 
     #[test]
@@ -427,5 +505,7 @@ mod tests {
         assert_eq!(support(r#""optional""#).task_support, TaskSupport::Optional);
         assert_eq!(support(r#""required""#).task_support, TaskSupport::Required);
         assert_eq!(support("7").task_support, TaskSupport::Forbidden);
+        assert_eq!(support(r#""forbidden""#).task_support, TaskSupport::Forbidden);
+        assert_eq!(facts(r#""execution":{"x":1}"#).task_support, TaskSupport::Unsaid);
     }
 }

@@ -46,7 +46,7 @@ pub use pins::{BadPins, Pinning, Pins};
 pub use report::{CatalogReport, Hidden, ServerReport};
 pub use routing::{Absence, PromptTarget, ToolTarget};
 pub use uri_template::UriTemplate;
-pub use view::{Filter, Server, View};
+pub use view::{Filter, Server, TaskOffer, View};
 
 /// Which of a server's lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,7 +15,7 @@ use siphasher::sip::SipHasher13;
 
 use super::ListKind;
 use super::build::Catalog;
-use super::entry::{Entry, KEY_BYTES_MAX};
+use super::entry::{Audience, Entry, KEY_BYTES_MAX};
 use crate::jsonrpc::write_string;
 use crate::mcp::version::{Era, ProtocolVersion};
 
@@ -64,11 +64,11 @@ struct Row {
 
 impl Pages {
     /// Appends an entry. They have to come in the list's order.
-    pub(super) fn push(&mut self, place: u16, entry: &Entry, exposed: &str, era: Era) {
+    pub(super) fn push(&mut self, place: u16, entry: &Entry, exposed: &str, audience: Audience) {
         if !self.rows.is_empty() {
             self.body.push(b',');
         }
-        entry.write_as(exposed, era, &mut self.body);
+        entry.write_as(exposed, audience, &mut self.body);
         let key = Arc::clone(&entry.key);
         debug_assert!(
             self.rows.last().is_none_or(|last| (last.place, &last.key) < (place, &key)),
@@ -109,10 +109,14 @@ impl Catalog {
         cursor: Option<&str>,
         out: &mut Vec<u8>,
     ) -> Result<(), UnknownCursor> {
-        let pages = match (&self.legacy_tools, version.era(), kind) {
-            (Some(legacy_tools), Era::Legacy, ListKind::Tools) => legacy_tools,
-            _ => &self.lists[kind as usize],
+        let own = match (version, kind) {
+            (ProtocolVersion::V2025_11_25, ListKind::Tools) => {
+                self.task_tools.as_ref().or(self.legacy_tools.as_ref())
+            }
+            (_, ListKind::Tools) if version.era() == Era::Legacy => self.legacy_tools.as_ref(),
+            _ => None,
         };
+        let pages = own.unwrap_or(&self.lists[kind as usize]);
         let first = match cursor {
             None => 0,
             Some(cursor) => self.row_behind(kind, cursor)?,

@@ -2,6 +2,7 @@
 
 use wildmatch::WildMatch;
 
+use super::entry::TaskSupport;
 use super::naming::Prefix;
 use super::pages::PageLimits;
 use super::pins::Pinning;
@@ -56,6 +57,27 @@ pub struct View {
     pub tools: Filter,
     /// How lists are cut into pages.
     pub pages: PageLimits,
+    /// How tools can be called as tasks; `None` where only servers make tasks of calls.
+    pub tasks: Option<TaskOffer>,
+}
+
+/// Which tools can be called as tasks, where the gateway makes tasks of calls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TaskOffer {
+    /// Tools that can be called as tasks only, by the names clients see; `None` for none.
+    pub required: Option<Filter>,
+}
+
+impl TaskOffer {
+    /// How a tool can be called of which its server says this.
+    pub fn support(&self, exposed: &str, said: TaskSupport) -> TaskSupport {
+        let required = self.required.as_ref().is_some_and(|filter| filter.passes(&[exposed]));
+        match said {
+            TaskSupport::Unsaid | TaskSupport::Optional if required => TaskSupport::Required,
+            TaskSupport::Unsaid | TaskSupport::Optional => TaskSupport::Optional,
+            TaskSupport::Forbidden | TaskSupport::Required => said,
+        }
+    }
 }
 
 impl View {

@@ -170,6 +170,12 @@ impl<'a> Envelope<'a> {
         self.text_of(Member::TaskId)
     }
 
+    /// The raw `params.task`, of whatever kind: the client wants the call to become a task
+    /// (MCP 2025-11-25).
+    pub fn task(&self) -> Option<&'a [u8]> {
+        self.value(Member::Task)
+    }
+
     /// `params.requestId` of `notifications/cancelled`.
     ///
     /// # Errors

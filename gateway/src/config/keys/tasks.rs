@@ -48,6 +48,12 @@ pub(super) const TASK_KEYS: &[Key] = &[
         "Patterns (`*`, `?`) of tools, by the names clients see. In MCP 2026-07-28 the server decides which calls become tasks: these do, if the client declares the extension `io.modelcontextprotocol/tasks`. Clients of 2025-11-25 ask for a task themselves, with any tool.",
     ),
     other(
+        "tasks.modern_tools_after_input",
+        Kind::TextList,
+        "[]",
+        "Patterns of tools that first ask their client for something and then take their time: a call becomes a task, as with `modern_tools`, when it brings the answers.",
+    ),
+    other(
         "tasks.required_tools",
         Kind::TextList,
         "[]",
