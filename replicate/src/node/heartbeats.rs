@@ -51,9 +51,9 @@ pub(super) async fn listen(node: Weak<Node>, mut heard: UnboundedReceiver<LinkEv
         match event {
             LinkEvent::Up(peer) => tracing::info!(peer = %peer.name, node = %peer.node, "link up"),
             LinkEvent::Refused(peer) => node.detector.borrow_mut().handle_refused(peer),
-            LinkEvent::Closed { peer, why, by_peer } => {
+            LinkEvent::Closed { peer, why, is_sudden } => {
                 tracing::warn!(node = %peer, %why, "link closed");
-                if by_peer {
+                if is_sudden {
                     node.detector.borrow_mut().handle_closed(peer);
                 }
             }

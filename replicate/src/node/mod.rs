@@ -164,46 +164,21 @@ impl Node {
     /// # Errors
     /// What is stored is damaged, another node's or of a newer release; each says what to do.
     pub async fn start(settings: Settings, listener: TcpListener) -> Result<Rc<Node>, StartError> {
-        let owner = Owner { cluster: settings.cluster.as_str().to_owned(), node: settings.id.0 };
         let fsyncs = Arc::<FsyncTimes>::default();
-        let noted = Arc::clone(&fsyncs);
-        let on_sync = Box::new(move |took| noted.note(took));
-        let (journal, recovered) =
-            FileJournal::open(&settings.data_dir.join("log"), owner, on_sync)
-                .map_err(StartError::Wal)?;
-        let shelf = FileShelf::open(
-            &settings.data_dir.join("snapshots"),
-            settings.cluster.as_str(),
-            &journal,
-        )
-        .map_err(StartError::Snapshots)?;
+        let (journal, shelf, recovered) = open_storage(&settings, &fsyncs)?;
         let journal = Arc::new(journal);
         // Later than any life before, as long as the clock does not go back; if it did, the
         // registration is refused and says how far this one has to go.
         let incarnation = Incarnation(unix_ms());
-        let own = OwnIdentity {
-            cluster: settings.cluster.as_str().to_owned(),
-            node: settings.id,
-            name: settings.name.clone(),
-            incarnation,
-        };
-        let (events, heard) = tokio::sync::mpsc::unbounded_channel();
         let gate_log: Rc<RefCell<Option<NodeLog>>> = Rc::default();
-        let gate = membership::gate(Rc::clone(&gate_log));
-        let endpoint = Rc::new(Endpoint::new(
-            own,
-            settings.security.clone(),
-            settings.links.clone(),
-            Rc::new(gate),
-        ));
+        let endpoint = Rc::new(endpoint_of(&settings, incarnation, Rc::clone(&gate_log)));
+        let (events, heard) = tokio::sync::mpsc::unbounded_channel();
         let links = Rc::new(Links::new(Rc::clone(&endpoint), move |event: LinkEvent| {
             // Nobody listens any more once the node has ended.
             let _ = events.send(event);
         }));
-        for (id, member) in &settings.voters {
-            if *id != settings.id {
-                links.set_peer(*id, &member.address);
-            }
+        for (id, member) in settings.voters.iter().filter(|(id, _)| **id != settings.id) {
+            links.set_peer(*id, &member.address);
         }
         let ground = Ground {
             journal: Arc::clone(&journal),
@@ -361,6 +336,36 @@ impl Drop for Node {
             task.abort();
         }
     }
+}
+
+fn open_storage(
+    settings: &Settings,
+    fsyncs: &Arc<FsyncTimes>,
+) -> Result<(FileJournal, FileShelf, Recovered), StartError> {
+    let cluster = settings.cluster.as_str();
+    let owner = Owner { cluster: cluster.to_owned(), node: settings.id.0 };
+    let noted = Arc::clone(fsyncs);
+    let on_sync = Box::new(move |took| noted.note(took));
+    let (journal, recovered) = FileJournal::open(&settings.data_dir.join("log"), owner, on_sync)
+        .map_err(StartError::Wal)?;
+    let shelf = FileShelf::open(&settings.data_dir.join("snapshots"), cluster, &journal)
+        .map_err(StartError::Snapshots)?;
+    Ok((journal, shelf, recovered))
+}
+
+fn endpoint_of(
+    settings: &Settings,
+    incarnation: Incarnation,
+    log: Rc<RefCell<Option<NodeLog>>>,
+) -> Endpoint {
+    let own = OwnIdentity {
+        cluster: settings.cluster.as_str().to_owned(),
+        node: settings.id,
+        name: settings.name.clone(),
+        incarnation,
+    };
+    let gate = Rc::new(membership::gate(log));
+    Endpoint::new(own, settings.security.clone(), settings.links.clone(), gate)
 }
 
 fn unix_ms() -> u64 {
