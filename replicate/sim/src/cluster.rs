@@ -10,6 +10,7 @@ use shardgate_replicate_proto::identity::NodeId;
 
 use crate::disk::Disk;
 use crate::ledger::Ledger;
+use crate::mutant::Mutant;
 use crate::network::{Log, Network, VirtualPeers};
 use crate::world::{World, spawn};
 
@@ -47,8 +48,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn settings() -> Settings {
+fn settings(world: &World) -> Settings {
+    let restore = world.has(Mutant::RestoreLeader);
     Settings {
+        engine: if restore { |config| config.enable_leader_restore = Some(true) } else { |_| () },
         cluster: "simulated".to_owned(),
         // Small, so that snapshots and followers that need one are a common thing.
         snapshot_every: 60,
@@ -137,7 +140,7 @@ impl Cluster {
         });
         let ground =
             Ground { journal: mounted, shelf, peers: peers.clone(), wall, audit: Some(audit) };
-        let opened = RaftLog::open(id, settings(), empty_state(), ground).await;
+        let opened = RaftLog::open(id, settings(&self.world), empty_state(), ground).await;
         lock(&node.life).starting = false;
         let log = match opened {
             Ok(log) => log,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use shardgate_replicate::control_log::raft::{Done, Found, Journal, Shelf, StoredEntry, Write};
 
+use crate::mutant::Mutant;
 use crate::world::{World, sleep, spawn};
 
 /// How fast a healthy disk makes writes safe.
@@ -96,8 +97,15 @@ impl Disk {
         if arrived < lost.len() {
             self.world.count("unsynced write lost");
         }
-        for (change, _) in lost.into_iter().take(arrived) {
-            state.safe.take(change);
+        let out_of_order = self.world.has(Mutant::TearOutOfOrder);
+        for (at, (change, _)) in lost.into_iter().enumerate() {
+            let arrives = if out_of_order { self.world.chance(500_000) } else { at < arrived };
+            if arrives {
+                state.safe.take(change);
+            }
+        }
+        if self.world.has(Mutant::Amnesia) && self.world.chance(300_000) {
+            state.safe = Contents::default();
         }
         state.life += 1;
     }
@@ -112,16 +120,43 @@ impl Disk {
         self.state().full = full;
     }
 
-    fn submit(&self, life: u64, change: Change, done: Done) {
+    fn submit(&self, life: u64, mut change: Change, done: Done) {
+        if let Change::Log(Write::TruncateAfter(Some((last, _)))) = &mut change
+            && self.world.has(Mutant::TruncateTooMuch)
+        {
+            *last = last.saturating_sub(1);
+        }
         let mut state = self.state();
         if state.life != life {
             return;
         }
         state.seen.take(change.clone());
-        state.on_its_way.push_back((change, done));
+        if self.world.has(Mutant::AckBeforeSync) {
+            state.on_its_way.push_back((change, Box::new(|_| ())));
+            spawn(async move { done(Ok(())) });
+        } else if self.is_dropped(&change) {
+            spawn(async move { done(Ok(())) });
+            return;
+        } else {
+            state.on_its_way.push_back((change, done));
+        }
         if !state.syncing {
             state.syncing = true;
             spawn(self.clone().sync());
+        }
+    }
+
+    /// Whether something broken on purpose keeps this from the disk.
+    fn is_dropped(&self, change: &Change) -> bool {
+        match change {
+            Change::Snapshot(..) => self.world.has(Mutant::ForgetSnapshots),
+            Change::Log(Write::Vote(_)) => self.world.has(Mutant::LoseVotes),
+            Change::Log(Write::Append(_)) => {
+                self.world.has(Mutant::LoseAppends) && self.world.chance(20_000)
+            }
+            Change::Log(Write::TruncateAfter(_) | Write::Committed(_) | Write::Purge { .. }) => {
+                false
+            }
         }
     }
 
@@ -136,6 +171,9 @@ impl Disk {
                 }
                 (state.on_its_way.len(), state.slowness, state.life)
             };
+            // A disk that lies about what is safe shows it the better the longer it takes.
+            let slowness =
+                if self.world.has(Mutant::AckBeforeSync) { slowness * 50 } else { slowness };
             sleep(self.world.between(SYNC_MIN, SYNC_MAX) * slowness).await;
             if self.state().full {
                 self.world.count("write on a full disk");
@@ -204,6 +242,13 @@ impl Journal for Mounted {
     }
 
     fn read(&self, from: u64, to: u64) -> io::Result<Vec<StoredEntry>> {
+        let wrong = self.disk.world.has(Mutant::ReadWrongEntry) && self.disk.world.chance(100_000);
+        if wrong && from > 0 {
+            let before = self.contents(|contents| contents.entries.get(&(from - 1)).cloned());
+            if let Some(entry) = before {
+                return Ok(vec![StoredEntry { index: from, ..entry }]);
+            }
+        }
         Ok(self.contents(|contents| {
             contents.entries.range(from..to).map(|(_, entry)| entry.clone()).collect()
         }))

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod disk;
 pub mod faults;
 pub mod ledger;
+pub mod mutant;
 pub mod network;
 pub mod run;
 pub mod workload;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use shardgate_sim::run::run;
+use shardgate_sim::mutant::Mutant;
+use shardgate_sim::run::run_with;
 
 /// Simulates whole clusters in virtual time, with faults, from seeds.
 #[derive(Parser)]
@@ -20,14 +21,25 @@ struct Arguments {
     /// Virtual seconds of each run.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Something to break on purpose: see `mutant.rs` for the names.
+    #[arg(long)]
+    mutant: Option<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let mutant = match arguments.mutant.as_deref().map(|name| (name, Mutant::named(name))) {
+        None => None,
+        Some((_, Some(mutant))) => Some(mutant),
+        Some((name, None)) => {
+            eprintln!("{name} is no mutant; there are {:?}", Mutant::ALL);
+            return ExitCode::FAILURE;
+        }
+    };
     let mut happened: BTreeMap<&'static str, u64> = BTreeMap::new();
     let (mut operations, mut failed) = (0, 0);
     for seed in arguments.seed..arguments.seed + arguments.seeds {
-        let report = run(seed, Duration::from_secs(arguments.seconds));
+        let report = run_with(seed, Duration::from_secs(arguments.seconds), mutant);
         operations += report.operations;
         for (what, times) in report.happened {
             *happened.entry(what).or_default() += times;

@@ -15,6 +15,7 @@ use shardgate_replicate::control_log::raft::RaftLog;
 use shardgate_replicate::peers::{CallError, Kind, Peers};
 use shardgate_replicate_proto::identity::NodeId;
 
+use crate::mutant::Mutant;
 use crate::world::{World, sleep, spawn};
 
 /// A node's log in the simulator.
@@ -61,6 +62,8 @@ struct Shared {
     cut: BTreeSet<(NodeId, NodeId)>,
     listening: BTreeMap<NodeId, (u64, Log)>,
     stalled: BTreeSet<NodeId>,
+    /// The last answer to each kind of message, for [`Mutant::MixAnswers`].
+    last_answers: BTreeMap<u8, Bytes>,
 }
 
 /// One life of a node's side of the network. After its end nothing it sends leaves.
@@ -80,6 +83,7 @@ impl Network {
             cut: BTreeSet::new(),
             listening: BTreeMap::new(),
             stalled: BTreeSet::new(),
+            last_answers: BTreeMap::new(),
         };
         Network { world, shared: Arc::new(Mutex::new(shared)) }
     }
@@ -161,6 +165,12 @@ impl Network {
         true
     }
 
+    /// Sometimes the answer to another message of this kind.
+    fn mixed_up(&self, kind: Kind, answer: Bytes) -> Bytes {
+        let before = self.shared().last_answers.insert(kind as u8, answer.clone());
+        before.filter(|_| self.world.chance(100_000)).unwrap_or(answer)
+    }
+
     fn listener(&self, node: NodeId) -> Option<Log> {
         self.shared().listening.get(&node).map(|(_, log)| log.clone())
     }
@@ -174,6 +184,13 @@ enum Message {
 }
 
 impl Message {
+    fn kind(&self) -> Kind {
+        match self {
+            Message::Request(kind, _) => *kind,
+            Message::Snapshot(..) => Kind::Snapshot,
+        }
+    }
+
     async fn hand_to(self, log: &Log) -> Result<Bytes, String> {
         match self {
             Message::Request(kind, body) => log.handle(kind, &body).await,
@@ -215,7 +232,11 @@ impl VirtualPeers {
                 drop(again.hand_to(&log).await);
             });
         }
-        let answer = message.hand_to(&log).await.map_err(CallError::Failed);
+        let kind = message.kind();
+        let mut answer = message.hand_to(&log).await.map_err(CallError::Failed);
+        if network.world.has(Mutant::MixAnswers) {
+            answer = answer.map(|answer| network.mixed_up(kind, answer));
+        }
         if self.has_ended() || network.listener(to).is_none() || !network.travel(to, self.own).await
         {
             return futures_util::future::pending().await;

@@ -9,6 +9,7 @@ use shardgate_replicate::control_log::Role;
 
 use crate::cluster::Cluster;
 use crate::faults;
+use crate::mutant::Mutant;
 use crate::workload::{self, Promises};
 use crate::world::{World, sleep, spawn};
 
@@ -35,9 +36,14 @@ pub struct Report {
 
 /// Runs the cluster of this seed for `lasts` of virtual time.
 pub fn run(seed: u64, lasts: Duration) -> Report {
+    run_with(seed, lasts, None)
+}
+
+/// The same with something broken on purpose.
+pub fn run_with(seed: u64, lasts: Duration, mutant: Option<Mutant>) -> Report {
     let mut runtime = SimRuntime::with_seed(seed);
     runtime.block_on(async {
-        let world = World::new(seed);
+        let world = World::with(seed, mutant);
         let size = if world.chance(300_000) { 5 } else { 3 };
         let cluster = Cluster::new(world.clone(), size);
         for id in cluster.ids() {

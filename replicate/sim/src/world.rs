@@ -10,11 +10,14 @@ use openraft_rt_sim::{SimInstant, SimRuntime};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::mutant::Mutant;
+
 /// A handle to what a run's parts share.
 #[derive(Clone)]
 pub struct World {
     shared: Arc<Mutex<Shared>>,
     began: SimInstant,
+    mutant: Option<Mutant>,
 }
 
 struct Shared {
@@ -26,13 +29,23 @@ struct Shared {
 impl World {
     /// The world of this seed. Must be made inside the simulator's runtime.
     pub fn new(seed: u64) -> World {
+        World::with(seed, None)
+    }
+
+    /// The world of this seed with something broken in it.
+    pub fn with(seed: u64, mutant: Option<Mutant>) -> World {
         let rng = SmallRng::seed_from_u64(seed);
         let shared = Shared { rng, happened: BTreeMap::new(), broken: Vec::new() };
-        World { shared: Arc::new(Mutex::new(shared)), began: SimInstant::now() }
+        World { shared: Arc::new(Mutex::new(shared)), began: SimInstant::now(), mutant }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is what is broken here.
+    pub fn has(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
     }
 
     /// Virtual time since the run began.

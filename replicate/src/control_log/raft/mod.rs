@@ -66,6 +66,8 @@ pub struct Settings {
     pub propose_within: Duration,
     /// How long a read may wait for the leader, and again for the local state.
     pub read_within: Duration,
+    /// Has the last word on what the engine is told. Only simulations and experiments need it.
+    pub engine: fn(&mut Config),
 }
 
 impl Default for Settings {
@@ -79,6 +81,7 @@ impl Default for Settings {
             entries_kept: 5_000,
             propose_within: Duration::from_secs(10),
             read_within: Duration::from_secs(5),
+            engine: |_| (),
         }
     }
 }
@@ -419,7 +422,7 @@ fn role(state: openraft::ServerState) -> Role {
 
 fn engine_config(settings: &Settings) -> io::Result<Config> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let config = Config {
+    let mut config = Config {
         cluster_name: settings.cluster.clone(),
         heartbeat_interval: millis(settings.heartbeat),
         election_timeout_min: millis(settings.election_min),
@@ -438,6 +441,7 @@ fn engine_config(settings: &Settings) -> io::Result<Config> {
         enable_leader_restore: Some(false),
         ..Config::default()
     };
+    (settings.engine)(&mut config);
     config.validate().map_err(|error| {
         io::Error::new(
             io::ErrorKind::InvalidInput,
