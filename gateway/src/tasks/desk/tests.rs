@@ -9,7 +9,7 @@ use shardgate_replicate_proto::coordinator::TaskStatus;
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::tasks::{Order, Owner, Report, Submission, Wish};
+use crate::tasks::{Order, Owner, Progress, Report, Submission, Wish};
 
 const SESSION: SessionKey = SessionKey(1);
 
@@ -93,7 +93,7 @@ impl Bench {
             order: Order(br#"{"route":"/mcp","params":{"name":"tool"}}"#.as_slice().into()),
             idempotent: false,
             ttl_ms: None,
-            progress_token: None,
+            progress_token: Some(b"1".as_slice().into()),
         };
         self.ask(u64::try_from(id).expect("small"), Wish::Submit(Box::new(submission))).await
     }
@@ -160,6 +160,11 @@ async fn an_attempt_that_is_not_made_here_has_no_say() {
     within(async {
         let bench = Bench::new(config::Tasks::default());
         bench.submit(7).await;
+        let progress = || Progress { progress: b"1".as_slice().into(), total: None, message: None };
+        let told = bench.report(7, 2, Report::Progress(progress())).await;
+        assert!(told.is_empty(), "{told:?}");
+        let told = bench.report(7, 1, Report::Progress(progress())).await;
+        assert_eq!(told.len(), 2, "progress and status: {told:?}");
         bench.report(7, 2, ended("{}")).await;
         bench.report(8, 1, ended("{}")).await;
         assert_eq!(bench.status(7), TaskStatus::Working);
@@ -257,8 +262,9 @@ async fn a_shard_without_room_is_told_later_and_in_order() {
         let bench = Bench::new(config::Tasks::default());
         bench.shards.lock().full.insert(1);
         assert!(answered(&bench.submit(7).await).is_empty());
-        assert!(answered(&bench.ask(8, Wish::Get(TaskId(7))).await).is_empty());
         bench.shards.lock().full.clear();
+        let told = bench.ask(8, Wish::Get(TaskId(7))).await;
+        assert!(answered(&told).is_empty(), "it must not overtake what waits");
         tokio::time::sleep(10 * DELIVERY_PERIOD).await;
         assert_eq!(answered(&bench.settle().await), [7, 8]);
     })
