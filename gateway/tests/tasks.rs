@@ -12,7 +12,7 @@ use harness::mcp::{MODERN, Request, request};
 use harness::scripted_server::{
     Script, ScriptedServer, Step, begin_stream, done, error, result, send_json, stream_on, tool,
 };
-use harness::servers::{Kind, ReferenceServer};
+use harness::servers::{Kind, ReferenceServer, Stdio};
 use harness::suite::{Scenarios, run_suite};
 use harness::wire::Wire;
 
@@ -563,4 +563,38 @@ async fn the_suite_finds_tasks_of_a_server_that_knows_none() {
         let failed: Vec<_> = run.checks.iter().filter(|(_, it)| *it != "SUCCESS").collect();
         assert!(failed.is_empty() && run.passed() > 0, "{scenario}: {failed:?}\n{}", run.summary());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_on_standard_streams_is_called_for_tasks() {
+    for sharing in ["session", "shared"] {
+        let words: Vec<String> =
+            Stdio::Legacy.command().iter().map(|word| format!("{word:?}")).collect();
+        let command = format!("command = [{}]\nsharing = \"{sharing}\"", words.join(", "));
+        let one = format!("[[upstream]]\nname = \"one\"\n{command}\nprefix = \"never\"\n");
+        let gateway = Launch::default().shards(2).config(&one).start();
+        let client = Client::legacy(gateway.listen).await;
+        client.wait_for_tool("test_simple_text", true).await;
+        // On both shards: the child is kept by one of them.
+        for _ in 0..2 {
+            let task = submit(&client, "test_simple_text", json!({}), json!({})).await;
+            until_status(&client, &task, "completed").await;
+            let answer = client.ask(5, "tasks/result", id_of(&task)).await;
+            assert!(answer["result"]["content"][0]["text"].is_string(), "{sharing}: {answer}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_does_not_wait_for_tasks() {
+    let mut gateway = Launch::default().shards(2).start();
+    let client = Client::legacy(gateway.listen).await;
+    let task = submit(&client, "sleep", json!({ "ms": 3_600_000 }), json!({})).await;
+    let mut waiting = client.begin(5, "tasks/result", id_of(&task)).await;
+    // It is waited for, wherever the request is by now.
+    assert_eq!(look(&client, &task).await["status"], "working");
+    gateway.terminate();
+    let answer = waiting.answer().await.expect("an answer");
+    assert_eq!(error_code(&answer.json()), -32000, "{answer:?}");
+    assert!(gateway.wait_exit().success());
 }

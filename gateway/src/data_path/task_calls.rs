@@ -27,13 +27,17 @@ use crate::tasks::{
 /// Marks the names of questions that tasks ask; upstreams count theirs from below.
 const TASK_ASK: u64 = 1 << 63;
 
+/// To who waits, or wants to wait, for a task's end while the node drains.
+const GOING_DOWN: &str =
+    "this node is going down and does not wait for the task; ask again at another";
+
 /// What a shard keeps of tasks.
 #[derive(Debug, Default)]
 pub(crate) struct ShardTasks {
     /// Calls that the desk has, and whether they wait for a task's end.
     asked: BTreeMap<CallKey, bool>,
-    /// What legacy clients were asked for tasks: which task, which question.
-    questions: BTreeMap<u64, (TaskId, Box<str>)>,
+    /// What legacy clients were asked for tasks.
+    questions: BTreeMap<u64, Question>,
     made: u64,
     /// The calls that tasks make.
     pub(crate) runs: TaskRuns,
@@ -43,6 +47,15 @@ impl ShardTasks {
     pub(crate) fn on_shard(shard: u16) -> ShardTasks {
         ShardTasks { runs: TaskRuns::on_shard(shard), ..ShardTasks::default() }
     }
+}
+
+/// A question of a task.
+#[derive(Debug)]
+struct Question {
+    id: TaskId,
+    key: Box<str>,
+    /// The `tasks/result` on whose stream it went out. It ends with that.
+    call: CallKey,
 }
 
 /// A tool to be called as a task.
@@ -217,6 +230,9 @@ impl<U: Upstream> Gateway<U> {
             Caller::Stateless | Caller::Task => None,
         };
         let waits = matches!(wish, Wish::Result(_));
+        if waits && self.draining {
+            return self.refuse_call_with(call.key, LIMIT_REACHED, GOING_DOWN, None);
+        }
         let request = ClientCall { shard: self.tasks.runs.shard(), call: call.key, session, wish };
         if tasks.to_desk.try_send(ToDesk::Call(request)).is_ok() {
             self.tasks.asked.insert(call.key, waits);
@@ -237,6 +253,7 @@ impl<U: Upstream> Gateway<U> {
         if self.tasks.asked.is_empty() || self.tasks.asked.remove(&key).is_none() {
             return;
         }
+        self.tasks.questions.retain(|_, question| question.call != key);
         let shard = self.tasks.runs.shard();
         self.tell_desk(ToDesk::GivenUp { shard, call: key });
     }
@@ -247,8 +264,7 @@ impl<U: Upstream> Gateway<U> {
         let waiting: Vec<CallKey> = waiting.map(|(key, _)| *key).collect();
         for key in waiting {
             self.give_up_asked(key);
-            let text = "this node is going down and the task has not ended; ask again at another";
-            self.refuse_call_with(key, LIMIT_REACHED, text, None);
+            self.refuse_call_with(key, LIMIT_REACHED, GOING_DOWN, None);
         }
     }
 
@@ -259,6 +275,7 @@ impl<U: Upstream> Gateway<U> {
                 if self.tasks.asked.remove(&call).is_none() {
                     return;
                 }
+                self.tasks.questions.retain(|_, question| question.call != call);
                 match outcome {
                     Outcome::Result => {
                         self.events.result(call, |out| out.extend_from_slice(&body));
@@ -286,14 +303,15 @@ impl<U: Upstream> Gateway<U> {
         questions: Vec<(Box<str>, Box<[u8]>)>,
     ) {
         let Some(session) = self.calls.call(key).and_then(|call| call.session) else { return };
-        for (question, body) in questions {
+        for (question_key, body) in questions {
             let method = jsonrpc::member(&body, "method").and_then(jsonrpc::string);
             let Some(method) = method else { continue };
             let params = jsonrpc::member(&body, "params").unwrap_or(b"{}");
             let params = related_params(params, &id.to_string());
             self.tasks.made += 1;
             let ask = self.tasks.made;
-            self.tasks.questions.insert(ask, (id, question));
+            let question = Question { id, key: question_key, call: key };
+            self.tasks.questions.insert(ask, question);
             self.put_to_client(
                 io,
                 AskKey(TASK_ASK | ask),
@@ -316,7 +334,10 @@ impl<U: Upstream> Gateway<U> {
             let now = self.now(io);
             return self.upstream.handle_reply(ask, outcome, body, now, &mut self.events);
         }
-        let Some((id, key)) = self.tasks.questions.remove(&(ask.0 & !TASK_ASK)) else { return };
+        let Some(Question { id, key, .. }) = self.tasks.questions.remove(&(ask.0 & !TASK_ASK))
+        else {
+            return;
+        };
         self.tell_desk(ToDesk::Reply { id, key, outcome, body: body.into() });
     }
 }

@@ -6,6 +6,7 @@ use shardgate_proto::jsonrpc;
 use shardgate_proto::mcp::modern::{INVALID_PARAMS, LIMIT_REACHED};
 use shardgate_proto::mcp::version::Era;
 use shardgate_proto::upstream::Outcome as CallOutcome;
+use shardgate_replicate::control_log::ProposeError;
 use shardgate_replicate_proto::coordinator::{
     Command, Ending, Input, Labels, Outcome, Payload, Refusal, Task, TaskFilter, TaskStatus,
     TaskSubmission,
@@ -56,17 +57,20 @@ impl Desk {
             self.waiting.borrow_mut().made_by(id, maker);
         }
         let command = Command::SubmitTask(Box::new(self.submission(submission)));
-        let refused = match self.propose(vec![command]).await {
-            Ok(Outcome::Refused(refusal)) => refusal.to_string(),
-            Err(error) => error.to_string(),
+        let (code, refused) = match self.propose(vec![command]).await {
+            Ok(Outcome::Refused(refusal @ Refusal::TooLarge { .. })) => {
+                (INVALID_PARAMS, refusal.to_string())
+            }
+            Ok(Outcome::Refused(refusal)) => (LIMIT_REACHED, refusal.to_string()),
+            Err(error) => (LIMIT_REACHED, error.to_string()),
             // It is held, and may have ended already.
             Ok(_) => match self.task(id) {
                 Some(task) => return self.answer(&call, writing::created(&task, era)),
-                None => UNKNOWN.to_owned(),
+                None => (INVALID_PARAMS, UNKNOWN.to_owned()),
             },
         };
         self.task_dropped(id);
-        self.refuse(&call, LIMIT_REACHED, &refused);
+        self.refuse(&call, code, &refused);
     }
 
     fn submission(&self, wanted: &Submission) -> TaskSubmission {
@@ -238,7 +242,7 @@ impl Desk {
         let Some(attempt) = self.task(id).map(|task| task.attempt) else { return };
         let message = cut(&why).into();
         let code = i64::from(LIMIT_REACHED);
-        self.tell_log(id, Command::FailTask { id, attempt, code, message }).await;
+        self.tell_log_for_certain(id, Command::FailTask { id, attempt, code, message }).await;
     }
 
     fn list(&self, call: &ClientCall, owner: &Owner, cursor: Option<&str>) {
@@ -255,19 +259,22 @@ impl Desk {
         self.answer(call, writing::list(&page));
     }
 
-    /// Has something committed that nobody waits for; what comes of it is in the log.
-    pub(super) async fn tell_log(&self, id: TaskId, command: Command) -> bool {
+    /// Has something committed that nobody waits for and that may be lost, if the log takes
+    /// nothing for a while.
+    pub(super) async fn tell_log(&self, id: TaskId, command: Command) {
         match self.propose(vec![command]).await {
-            // Of an attempt that does not count any more, or a task that is gone.
-            Ok(Outcome::Refused(Refusal::AttemptOld { .. } | Refusal::TaskUnknown { .. })) => true,
-            Ok(Outcome::Refused(refusal)) => {
-                tracing::warn!(event = "task_refused", task = %id, why = %refusal);
-                false
-            }
-            Ok(_) => true,
-            Err(error) => {
-                tracing::error!(event = "task_untold", task = %id, why = %error);
-                false
+            Ok(outcome) => _ = judge(id, &outcome),
+            Err(error) => tracing::warn!(event = "task_untold", task = %id, why = %error),
+        }
+    }
+
+    /// The same for what must not be lost: an end, or a question. False if it is refused.
+    pub(super) async fn tell_log_for_certain(&self, id: TaskId, command: Command) -> bool {
+        loop {
+            match self.propose(vec![command.clone()]).await {
+                Ok(outcome) => return judge(id, &outcome),
+                Err(ProposeError::Stopped) => return true,
+                Err(error) => tracing::error!(event = "task_untold", task = %id, why = %error),
             }
         }
     }
@@ -279,4 +286,15 @@ impl Desk {
             self.outbox.send(maker.shard, FromDesk::Notify { session: maker.session, message });
         }
     }
+}
+
+/// False if something was refused that should have been taken.
+fn judge(id: TaskId, outcome: &Outcome) -> bool {
+    let Outcome::Refused(refusal) = outcome else { return true };
+    // Of an attempt that does not count any more, or a task that is gone.
+    if matches!(refusal, Refusal::AttemptOld { .. } | Refusal::TaskUnknown { .. }) {
+        return true;
+    }
+    tracing::warn!(event = "task_refused", task = %id, why = %refusal);
+    false
 }

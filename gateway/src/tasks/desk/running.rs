@@ -12,6 +12,7 @@ use std::rc::Rc;
 use shardgate_proto::jsonrpc;
 use shardgate_proto::mcp::modern::{INTERNAL_ERROR, LIMIT_REACHED};
 use shardgate_proto::upstream::Outcome as CallOutcome;
+use shardgate_replicate::control_log::ProposeError;
 use shardgate_replicate_proto::coordinator::{
     Command, Input, MESSAGE_BYTES_MAX, Outcome, PAYLOAD_INLINE_BYTES_MAX, Payload, Phase, Task,
 };
@@ -39,8 +40,10 @@ struct OneRun {
 #[derive(Debug)]
 pub(super) struct Running {
     runs: HashMap<TaskId, OneRun>,
-    /// Given to this node and not begun.
-    ready: VecDeque<(TaskId, u32)>,
+    /// Given to this node and not begun, by the attempt.
+    queued: HashMap<TaskId, u32>,
+    /// Their order. What is not queued any more is passed over.
+    order: VecDeque<(TaskId, u32)>,
     calling: usize,
     shards: u16,
     next_shard: u16,
@@ -48,8 +51,14 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn new(shards: u16) -> Running {
-        let (runs, ready) = (HashMap::new(), VecDeque::new());
-        Running { runs, ready, calling: 0, shards: shards.max(1), next_shard: 0 }
+        Running {
+            runs: HashMap::new(),
+            queued: HashMap::new(),
+            order: VecDeque::new(),
+            calling: 0,
+            shards: shards.max(1),
+            next_shard: 0,
+        }
     }
 
     /// Runs of tasks or attempts that are not among these.
@@ -88,12 +97,25 @@ impl Running {
         self.runs.remove(&id)
     }
 
+    /// Has an attempt wait for its turn, unless it does already.
+    fn queue(&mut self, id: TaskId, attempt: u32) {
+        if self.queued.insert(id, attempt) != Some(attempt) {
+            self.order.push_back((id, attempt));
+        }
+    }
+
     /// Takes the next one out of the queue that waits for its turn.
     fn begin_next(&mut self, running_max: usize) -> Option<(TaskId, OneRun)> {
         if self.calling >= running_max {
             return None;
         }
-        let (id, attempt) = self.ready.pop_front()?;
+        let (id, attempt) = loop {
+            let (id, attempt) = self.order.pop_front()?;
+            if self.queued.get(&id) == Some(&attempt) {
+                self.queued.remove(&id);
+                break (id, attempt);
+            }
+        };
         let shard = self.next_shard;
         self.next_shard = (self.next_shard + 1) % self.shards;
         let run = OneRun { attempt, shard, report: 0, is_calling: false };
@@ -111,7 +133,7 @@ impl Desk {
             self.stop_run(id);
         }
         if executor == self.log.status().node && known.is_none_or(|known| known < attempt) {
-            self.running.borrow_mut().ready.push_back((id, attempt));
+            self.running.borrow_mut().queue(id, attempt);
         }
         self.begin_runs();
     }
@@ -133,9 +155,11 @@ impl Desk {
             Ok(Outcome::TaskStarted { .. }) => self.call(id, run),
             // Cancelled, dropped or given to another before it began.
             Ok(_) => self.forget_run(id, attempt),
-            Err(error) => {
-                tracing::error!(event = "task_untold", task = %id, why = %error);
+            Err(ProposeError::Stopped) => self.forget_run(id, attempt),
+            Err(_) => {
+                // Its turn comes again.
                 self.forget_run(id, attempt);
+                self.dispatched(id, attempt, self.log.status().node);
             }
         }
     }
@@ -172,7 +196,7 @@ impl Desk {
     /// A task's call is not wanted any more, if it is made here.
     pub(super) fn stop_run(self: &Rc<Desk>, id: TaskId) {
         let mut running = self.running.borrow_mut();
-        running.ready.retain(|(ready, _)| *ready != id);
+        running.queued.remove(&id);
         let stopped = running.remove(id);
         drop(running);
         if let Some(run) = stopped {
@@ -247,7 +271,7 @@ impl Desk {
         let command = Command::AskInput { id, attempt, report, requests, resume };
         let desk = Rc::clone(self);
         spawn_local(async move {
-            if !desk.tell_log(id, command).await {
+            if !desk.tell_log_for_certain(id, command).await {
                 let why = "the tool server's questions could not be kept";
                 desk.end(id, attempt, fail(id, attempt, LIMIT_REACHED, why));
             }
@@ -311,7 +335,7 @@ impl Desk {
     fn end(self: &Rc<Desk>, id: TaskId, attempt: u32, ending: Command) {
         self.forget_run(id, attempt);
         let desk = Rc::clone(self);
-        spawn_local(async move { desk.tell_log(id, ending).await });
+        spawn_local(async move { desk.tell_log_for_certain(id, ending).await });
     }
 }
 
