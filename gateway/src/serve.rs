@@ -25,8 +25,8 @@ use crate::children::{
 };
 use crate::config::{Config, ConfigOrigin, SecretError, ShardCount};
 use crate::control::{
-    self, Control, ControlError, ControlSetup, NodeFacts, ReloadSetup, ResolverSetup, ShardInbox,
-    ShardLinks, TasksSetup,
+    self, ClusterError, Control, ControlError, ControlSetup, NodeFacts, ReloadSetup, ResolverSetup,
+    ShardInbox, ShardLinks, TasksSetup,
 };
 use crate::data_path::{Gateway, Links, Message, Settings};
 use crate::embedded::{Embedded, EmbeddedConfig};
@@ -80,6 +80,9 @@ pub enum ServeError {
     /// The shards did not start.
     #[error("start the shards")]
     Shards(#[source] StartError),
+    /// The node can't be part of its cluster.
+    #[error(transparent)]
+    Cluster(ClusterError),
     /// The control thread did not start.
     #[error("start the control thread")]
     Control(#[source] ControlError),
@@ -108,6 +111,7 @@ pub fn serve(config: Config, origin: ConfigOrigin) -> Result<(), ServeError> {
     let admin = control::bind_admin(config.admin.address).map_err(ServeError::Control)?;
     refuse_taken(&config.listen.address)?;
     let admin_address = admin.local_addr().unwrap_or(config.admin.address);
+    let cluster = control::prepare_cluster(config).map_err(ServeError::Cluster)?;
     let keys = Keys::new(config)?;
     let upstreams = Upstreams::read(config).map_err(ServeError::Upstream)?;
     let (commands_to, commands) = flume::bounded(COMMANDS_MAX);
@@ -144,6 +148,7 @@ pub fn serve(config: Config, origin: ConfigOrigin) -> Result<(), ServeError> {
         resolver: resolver(&endpoints, upstreams.is_empty(), &shards, looked_up_anew),
         pins: book.clone().map(|book| (book, sightings)),
         tasks: tasks.is_some().then(|| desk(config, requests, &shards)),
+        cluster,
     };
     let control = start_control(setup, &shards)?;
     control.set_ready();

@@ -76,11 +76,22 @@ pub(super) enum AdminError {
     Runtime(#[source] std::io::Error),
 }
 
-/// Asks the admin server at this address or URL.
+/// Asks the admin server at this address or URL for a report.
 pub(super) fn fetch<T: DeserializeOwned>(
     admin: &str,
     question: &Question<'_>,
 ) -> Result<Answer<T>, AdminError> {
+    let mut json = fetch_text(admin, question)?;
+    let report = serde_json::from_str(&json).map_err(|source| AdminError::Report {
+        url: format!("http://{admin}{}", question.path),
+        source,
+    })?;
+    json.push('\n');
+    Ok(Answer { report, json })
+}
+
+/// Asks the admin server at this address or URL; its answer may be anything.
+pub(super) fn fetch_text(admin: &str, question: &Question<'_>) -> Result<String, AdminError> {
     let authority = authority(admin)?;
     let url = format!("http://{authority}{}", question.path);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -91,14 +102,11 @@ pub(super) fn fetch<T: DeserializeOwned>(
         tokio::time::timeout(ANSWER_TIME_MAX, ask(&authority, &url, question)).await
     });
     let (status, body) = asked.unwrap_or_else(|_| Err(AdminError::Slow { url: url.clone() }))?;
-    let mut json = String::from_utf8_lossy(&body).into_owned();
+    let text = String::from_utf8_lossy(&body).into_owned();
     if status != StatusCode::OK {
-        return Err(AdminError::Refused { url, status, body: json.trim_end().to_owned() });
+        return Err(AdminError::Refused { url, status, body: text.trim_end().to_owned() });
     }
-    let report =
-        serde_json::from_str(&json).map_err(|source| AdminError::Report { url, source })?;
-    json.push('\n');
-    Ok(Answer { report, json })
+    Ok(text)
 }
 
 /// `HOST:PORT` of an address or an `http` URL without a path.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
+use super::cluster::{self, ClusterArgs};
+use super::nodes::{self, NodeArgs};
 use super::pki::{self, PkiArgs};
 use crate::children::guard::{GUARD_COMMAND, GuardOrder};
 use crate::config::keys;
@@ -155,6 +157,12 @@ pub(super) enum Command {
     /// Makes the certificates with which the nodes of a cluster know each other.
     #[command(after_help = pki::EXAMPLES)]
     Pki(PkiArgs),
+    /// Runs a whole cluster on this machine, or shows the status of any.
+    #[command(after_help = cluster::EXAMPLES)]
+    Cluster(ClusterArgs),
+    /// Lists, adds and removes nodes of a running cluster.
+    #[command(after_help = nodes::EXAMPLES)]
+    Node(NodeArgs),
     /// Prints the version.
     Version,
     /// Starts a tool server for the gateway and ends it when the gateway has ended.

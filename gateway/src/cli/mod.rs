@@ -7,6 +7,8 @@
 mod admin;
 mod arguments;
 mod catalog;
+mod cluster;
+mod nodes;
 mod pki;
 mod status;
 mod upstreams;
@@ -17,6 +19,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use shardgate_replicate::pki::Fault;
 
 use crate::children::guard::{self, GuardOrder};
 use crate::config::{Config, ConfigOrigin, Log, LogFormat};
@@ -29,6 +32,7 @@ use arguments::{
     CatalogArgs, CatalogCommand, CheckArgs, Command, CommandLine, ConnectArgs, ServeArgs,
     StatusArgs,
 };
+use cluster::ClusterCommandError;
 
 /// It did what it should.
 pub const EXIT_OK: u8 = 0;
@@ -64,6 +68,16 @@ pub fn run<E: Error>(
         Command::Pki(arguments) => match pki::run(arguments) {
             Ok(text) => say(&text),
             Err(error) => fail(EXIT_FAILURE, &error),
+        },
+        Command::Cluster(arguments) => match cluster::run(arguments) {
+            Ok(text) => say(&text),
+            Err(ClusterCommandError::Admin(error)) => fail(EXIT_UNREACHABLE, &error),
+            Err(error @ ClusterCommandError::Local(_)) => fail(EXIT_FAILURE, &error),
+        },
+        Command::Node(arguments) => match nodes::run(arguments) {
+            Ok(text) => say(&text),
+            Err(error @ AdminError::Refused { .. }) => fail(EXIT_FAILURE, &error),
+            Err(error) => fail(EXIT_UNREACHABLE, &error),
         },
         Command::ChildGuard(arguments) => run_guard(&arguments.into()),
         Command::Connect(arguments) => run_connect(&arguments),
@@ -179,6 +193,12 @@ fn remarks(config: &Config) -> Vec<String> {
     if config.embedded.enabled == Some(true) && config.upstream.iter().any(|it| it.enabled) {
         remarks.push("embedded.enabled has no effect beside an upstream yet".to_owned());
     }
+    if let Some(cluster) = &config.cluster {
+        remarks.extend(cluster.remarks());
+        let warnings = cluster.file_faults(config.node.name.as_str()).into_iter();
+        let warnings = warnings.filter(Fault::is_warning);
+        remarks.extend(warnings.map(|fault| format!("cluster.tls.certificate: {fault}")));
+    }
     // The service may have what whoever checks the file has not.
     remarks.extend(config.missing_values().iter().map(|error| format!("not here: {error}")));
     remarks
@@ -251,11 +271,23 @@ fn run_catalog(arguments: CatalogArgs) -> u8 {
     }
 }
 
-/// A configuration that is usable, its secret included; otherwise the exit code, after saying why.
+/// What is wrong with the files of `[cluster.tls]`.
+#[derive(Debug, thiserror::Error)]
+#[error("cluster.tls: the node's certificate")]
+struct BadCertificate(#[source] Fault);
+
+/// A configuration that is usable, its secret and certificates included; otherwise the exit code, after saying why.
 fn load(origin: &ConfigOrigin) -> Result<Config, u8> {
     let config = origin.load().map_err(|error| fail(EXIT_CONFIG, &error))?;
     config.session_secret().map_err(|error| fail(EXIT_CONFIG, &error))?;
-    Ok(config)
+    // What peers would refuse is better told here.
+    let faults = config.cluster.iter().flat_map(|it| it.file_faults(config.node.name.as_str()));
+    let faults: Vec<Fault> = faults.filter(|fault| !fault.is_warning()).collect();
+    let is_sound = faults.is_empty();
+    for fault in faults {
+        fail(EXIT_CONFIG, &BadCertificate(fault));
+    }
+    if is_sound { Ok(config) } else { Err(EXIT_CONFIG) }
 }
 
 fn say(text: &str) -> u8 {

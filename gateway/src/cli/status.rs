@@ -190,6 +190,7 @@ mod tests {
             resolver: None,
             pins: None,
             tasks: None,
+            cluster: None,
         };
         (control::start(setup).expect("it starts"), address)
     }

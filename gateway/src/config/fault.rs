@@ -44,10 +44,11 @@ impl KeyPath {
 }
 
 impl From<&'static str> for KeyPath {
-    /// `section.key`
+    /// `section.key`, or `section.table.key`
     fn from(path: &'static str) -> KeyPath {
         let (section, key) = path.split_once('.').unwrap_or((path, ""));
-        let keys = if key.is_empty() { Vec::new() } else { vec![key.to_owned()] };
+        let keys =
+            if key.is_empty() { Vec::new() } else { key.split('.').map(str::to_owned).collect() };
         KeyPath { section, entry: None, keys }
     }
 }

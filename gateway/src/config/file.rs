@@ -375,8 +375,37 @@ fn check_value(kind: Kind, value: &DeValue<'_>) -> Option<String> {
             // Such values may be secret.
             None => return Some(format!("is {}, but must be {kind}", kind_of(value))),
         },
+        Kind::NodeList => match value.as_array() {
+            Some(nodes) => return nodes.iter().find_map(|node| not_a_node(node.get_ref())),
+            None => false,
+        },
     };
     (!fits).then(|| format!("is {}, but must be {kind}", describe(value)))
+}
+
+/// What is wrong with one node of a list.
+fn not_a_node(value: &DeValue<'_>) -> Option<String> {
+    const KEYS: [&str; 5] = ["id", "name", "address", "zone", "region"];
+    let Some(table) = value.as_table() else {
+        return Some(format!("has {} in it, but must be {}", kind_of(value), Kind::NodeList));
+    };
+    if let Some(unknown) = table.keys().find(|key| !KEYS.contains(&key.get_ref().as_ref())) {
+        let keys = KEYS.join(", ");
+        return Some(format!("a node has no key {:?}; its keys are {keys}", unknown.get_ref()));
+    }
+    if let Some(missing) = KEYS[..3].iter().find(|key| !table.contains_key(**key)) {
+        return Some(format!("a node needs its {missing}; it must be {}", Kind::NodeList));
+    }
+    let (id, texts) = KEYS.split_first().expect("there are keys");
+    let range = Kind::Integer { min: 1, max: u64::from(u16::MAX), unit: keys::Unit::Count };
+    let wrong_id = table.get(*id).and_then(|value| check_value(range, value.get_ref()));
+    let wrong_text = || {
+        texts.iter().find_map(|key| {
+            let sentence = check_value(Kind::Text, table.get(*key)?.get_ref())?;
+            Some(format!("{key} {sentence}"))
+        })
+    };
+    wrong_id.map(|sentence| format!("id {sentence}")).or_else(wrong_text)
 }
 
 fn not_among(text: &str, kind: Kind, words: &[&'static str]) -> String {

@@ -6,11 +6,13 @@
 //! Invariant: the table and the fields of [`super::Config`] are the same set, and
 //! each default here is the one `Config::default()` has. Tests hold both.
 
+mod cluster;
 mod federation;
 mod tasks;
 
 use std::fmt;
 
+use cluster::CLUSTER_KEYS;
 use federation::{ROUTE_KEYS, UPSTREAM_KEYS};
 use tasks::TASK_KEYS;
 
@@ -40,6 +42,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A table of texts under names of the user's choice.
     TextTable,
+    /// A list of nodes: tables with `id`, `name`, `address`, and perhaps `zone` and `region`.
+    NodeList,
 }
 
 /// What an integer counts.
@@ -113,6 +117,9 @@ impl fmt::Display for Kind {
                 Ok(())
             }
             Kind::TextTable => formatter.write_str("a table of texts, such as { NAME = \"text\" }"),
+            Kind::NodeList => formatter.write_str(
+                "a list of nodes, each { id = 1, name = \"gw-1\", address = \"10.0.0.1:7946\" }",
+            ),
         }
     }
 }
@@ -187,7 +194,7 @@ const fn many(name: &'static str, meaning: &'static str) -> Section {
 }
 
 /// The sections, in the reference's order.
-pub const SECTIONS: [Section; 13] = [
+pub const SECTIONS: [Section; 14] = [
     once("node", "Who this node is."),
     once("listen", "Where clients connect, and by which names they may call the gateway."),
     once(
@@ -212,6 +219,10 @@ pub const SECTIONS: [Section; 13] = [
     once("catalog", "What the gateway keeps of what upstreams offer."),
     once("embedded", "The tool server that is built in."),
     once("tasks", "Calls that are answered at once and fetched later."),
+    once(
+        "cluster",
+        "Makes this node one of a cluster, which keeps its members, workers and tasks in a replicated log. Without this section the node is alone. Nodes of a cluster need the same session secret (`[session]`) and, unless `insecure = true`, certificates (`shardgate pki`). docs/cluster.md shows how to begin one.",
+    ),
     once("log", "Logging, always to standard error."),
 ];
 
@@ -249,7 +260,7 @@ pub fn section(name: &str) -> Option<&'static Section> {
 
 /// Every key, in the reference's order within its section.
 pub fn all() -> impl Iterator<Item = &'static Key> + Clone {
-    NODE_KEYS.iter().chain(UPSTREAM_KEYS).chain(ROUTE_KEYS).chain(TASK_KEYS)
+    NODE_KEYS.iter().chain(UPSTREAM_KEYS).chain(ROUTE_KEYS).chain(TASK_KEYS).chain(CLUSTER_KEYS)
 }
 
 /// The keys of the sections that stand once.
@@ -591,6 +602,19 @@ mod tests {
         [[route]]
         path = "/mcp/ops"
         upstreams = ["crm"]
+        [session]
+        secret_file = "x"
+        [node]
+        name = "gw-1"
+        [cluster]
+        name = "c"
+        node_id = 1
+        listen = "127.0.0.1:7946"
+        advertise = "127.0.0.1:7946"
+        data_dir = "data"
+        join = false
+        voters = [{ id = 1, name = "gw-1", address = "127.0.0.1:7946" }]
+        tls = { ca = "ca.pem", certificate = "gw-1.pem", key = "gw-1-key.pem" }
     "#;
 
     #[test]
@@ -616,6 +640,10 @@ mod tests {
             "upstream" if STDIO_ONLY.contains(&key.name()) => "name = \"a\"\ncommand = [\"a\"]\n",
             "upstream" => "name = \"a\"\nurl = \"https://a/\"\n",
             "route" => "path = \"/mcp/a\"\n",
+            "cluster" => {
+                "name = \"c\"\nnode_id = 1\ndata_dir = \"d\"\njoin = true\n\
+                 tls = { ca = \"a\", certificate = \"b\", key = \"c\" }\n"
+            }
             _ => "",
         }
     }
@@ -628,7 +656,11 @@ mod tests {
         };
         for key in all().filter(|key| !key.default.is_empty()) {
             let section = section(key.section()).expect("a section").header();
-            let without = format!("{section}\n{}", least(key));
+            let secret = match key.section() {
+                "cluster" => "[session]\nsecret_env = \"S\"\n",
+                _ => "",
+            };
+            let without = format!("{secret}{section}\n{}", least(key));
             let with = format!("{without}{} = {}\n", key.name(), key.default);
             assert_eq!(parse(&with), parse(&without), "{}", key.path);
         }

@@ -11,6 +11,7 @@
 //!   (headers, variables, URLs), neither `Debug` nor a message shows it.
 
 mod allow;
+mod cluster;
 mod fault;
 mod file;
 mod header;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use allow::{AllowedHosts, AllowedOrigins};
+pub use cluster::{Cluster, ClusterTls, VoterEntry};
 pub use file::{ConfigError, Place, Problem};
 pub use hidden::HiddenText;
 pub use pattern::{NameFilter, NamePattern, PATTERNS_MAX};
@@ -75,6 +77,9 @@ pub struct Config {
     pub embedded: Embedded,
     /// `[tasks]`
     pub tasks: Tasks,
+    /// `[cluster]`; `None`: the node is alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
     /// `[log]`
     pub log: Log,
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod cluster;
 mod entries;
 
 use entries::{ENTRY_MISTAKES, UPSTREAMS};

@@ -19,6 +19,7 @@ pub(super) fn contradictions(config: &Config) -> Found {
     routes(config, &mut found);
     embedded(config, &mut found);
     tasks(config, &mut found);
+    cluster(config, &mut found);
     found
 }
 
@@ -223,6 +224,26 @@ fn tasks(config: &Config, found: &mut Found) {
                 format!("{count} patterns are given, but at most {PATTERNS_MAX}"),
             ));
         }
+    }
+}
+
+fn cluster(config: &Config, found: &mut Found) {
+    let Some(cluster) = &config.cluster else { return };
+    let contradictions = cluster.contradictions(config.node.name.as_str());
+    found.extend(contradictions.into_iter().map(|(key, sentence)| (key.into(), sentence)));
+    let listens = || config.listen.address.iter().chain([&config.admin.address]);
+    if cluster.listen.port() != 0 && listens().any(|address| *address == cluster.listen) {
+        let sentence = format!(
+            "{} is also a listen or admin address; give the other nodes a port of their own",
+            cluster.listen
+        );
+        found.push(("cluster.listen".into(), sentence));
+    }
+    if config.session.secret_file.is_none() && config.session.secret_env.is_none() {
+        let sentence = "the nodes of a cluster need one and the same session secret: draw it once, \
+                        as with `openssl rand -hex 32`, give every node a copy, and name it by \
+                        session.secret_file or session.secret_env";
+        found.push(("session.secret_file".into(), sentence.to_owned()));
     }
 }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+use tracing::metadata::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
 /// A node's name: 1 to [`NodeName::BYTES_MAX`] of `a`-`z`, `0`-`9` and `-`.
@@ -191,6 +192,16 @@ impl LogLevels {
     }
 }
 
+/// The engine of the control log tells each of its steps. Who wants them names it.
+fn quiet_engine(text: &str, targets: Targets) -> Targets {
+    const ENGINE: &str = "openraft";
+    let level = targets.default_level().unwrap_or(LevelFilter::OFF);
+    match text.contains(ENGINE) {
+        true => targets,
+        false => targets.with_target(ENGINE, level.min(LevelFilter::WARN)),
+    }
+}
+
 // The filter follows from the text.
 impl PartialEq for LogLevels {
     fn eq(&self, other: &LogLevels) -> bool {
@@ -202,7 +213,7 @@ impl Eq for LogLevels {}
 
 impl Default for LogLevels {
     fn default() -> LogLevels {
-        let targets = Targets::new().with_default(tracing::Level::INFO);
+        let targets = quiet_engine("info", Targets::new().with_default(tracing::Level::INFO));
         LogLevels { text: "info".to_owned(), targets }
     }
 }
@@ -215,11 +226,13 @@ impl FromStr for LogLevels {
         // log nothing but that module; a typing error must not silence the log.
         let is_sound = text.split(',').all(|part| {
             let level = part.rsplit('=').next().unwrap_or_default();
-            level.parse::<tracing::metadata::LevelFilter>().is_ok()
+            level.parse::<LevelFilter>().is_ok()
         });
         let targets = text.parse::<Targets>().ok().filter(|_| is_sound && !text.is_empty());
         match targets {
-            Some(targets) => Ok(LogLevels { text: text.to_owned(), targets }),
+            Some(targets) => {
+                Ok(LogLevels { text: text.to_owned(), targets: quiet_engine(text, targets) })
+            }
             None => Err(format!(
                 "{text:?} is no log level: use error, warn, info, debug, trace or off, \
                  or levels by module such as \"info,shardgate::control=debug\""

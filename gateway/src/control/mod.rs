@@ -6,6 +6,7 @@
 //! - SIGHUP and a change of the configuration file read it again: see `reload`.
 //! - It answers only requests whose `Host` is allowed: see [`crate::config::AllowedHosts`].
 
+mod cluster;
 mod facts;
 mod links;
 mod reload;
@@ -22,10 +23,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use shardgate_replicate::control_log::{ControlLog, Solo};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+pub(crate) use cluster::{CLUSTER_PATH, NODES_PATH, NewNode};
+pub use cluster::{
+    ClusterError, ClusterReport, ClusterSetup, CountsReport, LogReport, NodeReport, OwnReport,
+    PEER_ANSWER_WITHIN, TaskReport, TasksReport, VshardReport, VshardsReport, WorkerReport,
+    prepare as prepare_cluster,
+};
 pub use facts::{HostLimit, NodeFacts, host_limits};
 pub use links::{ANSWER_TIME_MAX, ControlRequest, ShardInbox, ShardLinks};
 pub use reload::{LOOK_PERIOD, ReloadCounts, ReloadSetup};
@@ -36,6 +42,8 @@ pub use status::{Load, Percentiles, ProcessReport, ShardReport, StatusReport};
 pub use upstreams::{
     BreakerReport, ChildrenReport, UpstreamBrief, UpstreamReport, UpstreamsReport,
 };
+
+use cluster::{OwnFacts, Place, PlaceDoor};
 
 use crate::children::{self, ChildCommand, ChildrenSetup};
 use crate::config::AllowedHosts;
@@ -63,6 +71,8 @@ pub struct ControlSetup {
     pub pins: Option<(Arc<PinBook>, flume::Receiver<Sighting>)>,
     /// Where clients' tasks are kept; `None` if there are none.
     pub tasks: Option<TasksSetup>,
+    /// The cluster that the node is part of; `None` if it is alone.
+    pub cluster: Option<ClusterSetup>,
 }
 
 /// What the desk of tasks needs.
@@ -83,6 +93,9 @@ pub enum ControlError {
         #[source]
         source: io::Error,
     },
+    /// The node can't be part of its cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The thread, its runtime, its signals or its socket can't be set up.
     #[error("start the control thread: {step}")]
     Start {
@@ -230,60 +243,10 @@ fn run(
     };
     // The control log and the desk of tasks are this thread's alone.
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        let begun = async {
-            let terminate = signal(SignalKind::terminate()).map_err(step("catch SIGTERM"))?;
-            let interrupt = signal(SignalKind::interrupt()).map_err(step("catch SIGINT"))?;
-            let hangups = signal(SignalKind::hangup()).map_err(step("catch SIGHUP"))?;
-            let ControlSetup {
-                admin,
-                allowed_hosts,
-                facts,
-                links,
-                children,
-                reload,
-                resolver,
-                pins,
-                tasks,
-            } = setup;
-            let reloads = ReloadCounts::default();
-            admin.set_nonblocking(true).map_err(step("set up the admin socket"))?;
-            let listener = tokio::net::TcpListener::from_std(admin)
-                .map_err(step("set up the admin socket"))?;
-            if let Some(TasksSetup(setup)) = tasks {
-                tokio::task::spawn_local(tasks::keep(setup, alone(&facts.node)));
-            }
-            let desk = server::Desk {
-                facts,
-                links,
-                allowed_hosts,
-                phase: phase.clone(),
-                reloads: reloads.clone(),
-                children: children.as_ref().map(|it| it.0.counters.clone()).unwrap_or_default(),
-                roll: std::sync::Mutex::default(),
-                pins: pins.as_ref().map(|(book, _)| Arc::clone(book)),
-                started: Instant::now(),
-                history: std::sync::Mutex::default(),
-            };
-            let desk = Arc::new(desk);
-            tokio::spawn(watch(terminate, StopSignal::Terminate, phase.clone(), stop_to.clone()));
-            tokio::spawn(watch(interrupt, StopSignal::Interrupt, phase, stop_to));
-            if let Some(reload) = reload {
-                tokio::spawn(reload::watch(reload, reloads, hangups));
-            }
-            if let Some(resolver) = resolver {
-                tokio::spawn(resolving::keep_resolved(resolver));
-            }
-            if let Some((book, sightings)) = pins {
-                tokio::spawn(pins::keep(book, sightings));
-            }
-            tokio::spawn(server::sample(Arc::clone(&desk)));
-            tokio::spawn(server::serve(listener, desk));
-            Ok(children.map(supervise))
-        };
-        match begun.await {
-            Ok(supervised) => {
+        match begin(setup, phase, stop_to).await {
+            Ok((supervised, place)) => {
                 let _ = started.send(Ok(()));
-                end_with(quit, supervised).await;
+                end_with(quit, supervised, &place).await;
             }
             Err(error) => drop(started.send(Err(error))),
         }
@@ -292,19 +255,67 @@ fn run(
     runtime.shutdown_background();
 }
 
-/// The control log of a node without a cluster: what it holds ends with the process.
-fn alone(node_name: &str) -> Rc<dyn ControlLog> {
-    let cluster = "alone".parse().expect("a cluster's name");
-    Rc::new(Solo::new(cluster, node_name))
+/// Begins all that the thread does.
+async fn begin(
+    setup: ControlSetup,
+    phase: PhaseCell,
+    stop_to: flume::Sender<StopSignal>,
+) -> Result<(Option<Supervisor>, Rc<Place>), ControlError> {
+    let step = |step| move |source| ControlError::Start { step, source };
+    let terminate = signal(SignalKind::terminate()).map_err(step("catch SIGTERM"))?;
+    let interrupt = signal(SignalKind::interrupt()).map_err(step("catch SIGINT"))?;
+    let hangups = signal(SignalKind::hangup()).map_err(step("catch SIGHUP"))?;
+    let ControlSetup { facts, links, children, pins, .. } = setup;
+    let reloads = ReloadCounts::default();
+    setup.admin.set_nonblocking(true).map_err(step("set up the admin socket"))?;
+    let listener =
+        tokio::net::TcpListener::from_std(setup.admin).map_err(step("set up the admin socket"))?;
+    let place = Rc::new(Place::take(setup.cluster, &facts).await?);
+    if let Some(TasksSetup(tasks)) = setup.tasks {
+        tokio::task::spawn_local(tasks::keep(tasks, place.log()));
+    }
+    let own = OwnFacts { phase: phase.clone(), started: Instant::now(), load: Arc::default() };
+    place.tell_others(own.clone());
+    let desk = server::Desk {
+        facts,
+        links,
+        allowed_hosts: setup.allowed_hosts,
+        phase: phase.clone(),
+        started: own.started,
+        own,
+        place: PlaceDoor::to(Rc::clone(&place)),
+        reloads: reloads.clone(),
+        children: children.as_ref().map(|it| it.0.counters.clone()).unwrap_or_default(),
+        roll: std::sync::Mutex::default(),
+        pins: pins.as_ref().map(|(book, _)| Arc::clone(book)),
+        history: std::sync::Mutex::default(),
+    };
+    let desk = Arc::new(desk);
+    tokio::spawn(watch(terminate, StopSignal::Terminate, phase.clone(), stop_to.clone()));
+    tokio::spawn(watch(interrupt, StopSignal::Interrupt, phase, stop_to));
+    if let Some(reload) = setup.reload {
+        tokio::spawn(reload::watch(reload, reloads, hangups));
+    }
+    if let Some(resolver) = setup.resolver {
+        tokio::spawn(resolving::keep_resolved(resolver));
+    }
+    if let Some((book, sightings)) = pins {
+        tokio::spawn(pins::keep(book, sightings));
+    }
+    tokio::spawn(server::sample(Arc::clone(&desk)));
+    tokio::spawn(server::serve(listener, desk));
+    Ok((children.map(supervise), place))
 }
 
 /// The supervisor of children: how to stop it, and its end.
 type Supervisor = (oneshot::Sender<Duration>, tokio::task::JoinHandle<()>);
 
-/// Waits for the end of the `Control`, then for that of the children.
-async fn end_with(quit: oneshot::Receiver<()>, supervisor: Option<Supervisor>) {
+/// Waits for the end of the `Control`, then for that of the node's part in the cluster and of
+/// the children.
+async fn end_with(quit: oneshot::Receiver<()>, supervisor: Option<Supervisor>, place: &Place) {
     // Resolves too when the `Control` is dropped.
     let _ = quit.await;
+    place.leave().await;
     if let Some((stop, done)) = supervisor {
         let _ = stop.send(CHILDREN_TIME_MAX);
         let _ = done.await;

@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::cluster::{OwnFacts, PlaceDoor, routes};
 use super::facts::NodeFacts;
 use super::links::ShardLinks;
 use super::reload::ReloadCounts;
@@ -59,6 +60,8 @@ pub(super) struct Desk {
     pub(super) links: ShardLinks,
     pub(super) allowed_hosts: AllowedHosts,
     pub(super) phase: PhaseCell,
+    pub(super) place: PlaceDoor,
+    pub(super) own: OwnFacts,
     pub(super) reloads: ReloadCounts,
     pub(super) children: ChildCounters,
     pub(super) pins: Option<Arc<PinBook>>,
@@ -74,6 +77,19 @@ impl Desk {
         Sample { at: Instant::now(), shards }
     }
 
+    /// What there is to tell of the moment at which a sample was taken.
+    fn moment<'m>(&'m self, now: &'m Sample, history: &'m History) -> Moment<'m> {
+        Moment {
+            facts: &self.facts,
+            state: self.phase.now().as_str(),
+            started: self.started,
+            now,
+            base: history.base(now.at),
+            process: ProcessFacts::read(),
+            upstreams: briefs(&self.add_up(&now.shards)),
+        }
+    }
+
     fn add_up(&self, shards: &[Option<ShardSnapshot>]) -> Vec<UpstreamSum> {
         self.roll.lock().unwrap_or_else(PoisonError::into_inner).add_up(shards)
     }
@@ -86,7 +102,10 @@ pub(super) async fn sample(desk: Arc<Desk>) {
     loop {
         ticks.tick().await;
         let sample = desk.take_sample().await;
-        desk.history.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+        let mut history = desk.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let load = desk.moment(&sample, &history).report().totals;
+        *desk.own.load.lock().unwrap_or_else(PoisonError::into_inner) = Some(load);
+        history.push(sample);
     }
 }
 
@@ -129,6 +148,7 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/api/v1/upstreams", get(upstreams))
         .route(CATALOG_PATH, get(catalog))
         .route(APPROVE_PATH, post(approve))
+        .merge(routes())
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(not_found)
@@ -190,16 +210,7 @@ async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
 async fn status(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     let now = desk.take_sample().await;
     let history = desk.history.lock().unwrap_or_else(PoisonError::into_inner);
-    let moment = Moment {
-        facts: &desk.facts,
-        state: desk.phase.now().as_str(),
-        started: desk.started,
-        now: &now,
-        base: history.base(now.at),
-        process: ProcessFacts::read(),
-        upstreams: briefs(&desk.add_up(&now.shards)),
-    };
-    Json(moment.report())
+    Json(desk.moment(&now, &history).report())
 }
 
 async fn upstreams(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
@@ -251,18 +262,26 @@ async fn healthz() -> &'static str {
 /// Clients should be sent here.
 async fn readyz(State(desk): State<Arc<Desk>>) -> (StatusCode, String) {
     let phase = desk.phase.now();
-    let status = match phase {
-        Phase::Ready => StatusCode::OK,
-        Phase::Starting | Phase::Draining => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, format!("{}\n", phase.as_str()))
+    let is_taken = async || desk.place.ask(async |place| place.is_taken()).await == Ok(true);
+    match phase {
+        Phase::Ready if is_taken().await => (StatusCode::OK, "ready\n".to_owned()),
+        Phase::Ready => {
+            let text = "joining: the cluster has not taken this node yet; it needs a majority of \
+                        its voters\n";
+            (StatusCode::SERVICE_UNAVAILABLE, text.to_owned())
+        }
+        Phase::Starting | Phase::Draining => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", phase.as_str()))
+        }
+    }
 }
 
 async fn not_found() -> impl IntoResponse {
     (
         StatusCode::NOT_FOUND,
-        "there is /, /metrics, /api/v1/status, /api/v1/upstreams, /api/v1/catalog, /healthz and \
-         /readyz here; \
+        "there is /, /metrics, /api/v1/status, /api/v1/upstreams, /api/v1/catalog, \
+         /api/v1/cluster, /api/v1/nodes, /api/v1/vshards, /api/v1/workers, /api/v1/tasks, \
+         /healthz and /readyz here; \
          clients connect to the listen address\n",
     )
 }

@@ -38,6 +38,7 @@ impl Running {
             resolver: None,
             pins: None,
             tasks: None,
+            cluster: None,
         })
         .expect("it starts");
         Running { control, address, _stalled: stalled }

@@ -70,7 +70,8 @@ pub(super) fn gate(
 }
 
 impl Node {
-    fn is_registered(&self) -> bool {
+    /// Whether the cluster has taken this life of the node, as far as this node knows.
+    pub fn is_registered(&self) -> bool {
         self.log.read(|state| {
             state.node(self.id()).is_some_and(|known| {
                 known.incarnation == self.incarnation.get()

@@ -24,6 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use openraft_rt_tokio::TokioRuntime;
 use shardgate_replicate_proto::coordinator::{Addresses, NodeRegistration, State};
 use shardgate_replicate_proto::detector::{Detector, Evidence, Sensitivity};
@@ -33,6 +34,7 @@ use tokio::task::AbortHandle;
 
 use crate::control_log::raft::{Ground, Member, RaftLog};
 use crate::control_log::{LogStatus, MemberError};
+use crate::peers::Kind;
 use crate::snapshot_store::SnapshotError;
 use crate::transport::{
     Endpoint, LinkEvent, LinkSettings, LinkState, Links, OwnIdentity, PeerIdentity, Security,
@@ -298,6 +300,15 @@ impl Node {
     /// What it says of itself when another node asks.
     pub fn set_reporter(&self, reporter: Reporter) {
         *self.reporter.borrow_mut() = Some(reporter);
+    }
+
+    /// What a peer says of itself: see [`Node::set_reporter`].
+    ///
+    /// # Errors
+    /// Why there is no answer, as a sentence.
+    pub async fn report_of(&self, peer: NodeId, within: Duration) -> Result<Bytes, String> {
+        let asked = self.links.request(peer, Kind::Status as u8, Bytes::new(), within);
+        asked.await.map_err(|error| error.to_string())
     }
 
     /// Milliseconds of a clock that never goes back.
