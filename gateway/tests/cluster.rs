@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use harness::client::{Client, until};
 use harness::gateway::{Gateway, Launch};
 use harness::mcp::Request;
+use harness::metrics::Page;
 use harness::wire::Wire;
 
 /// Where nodes of one cluster keep what they have, and their addresses for each other.
@@ -190,6 +191,58 @@ async fn every_node_tells_of_all_and_of_their_tasks() {
     assert_eq!((status, text.contains("input_required")), (400, true), "{text}");
     let vshards = api(&gateways[1], "/api/v1/vshards").await;
     assert_eq!(vshards["vshards"].as_array().map(Vec::len), Some(4_096));
+}
+
+/// Sends JSON to the admin API; its status and answer.
+async fn send(gateway: &Gateway, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let body = body.to_string();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        gateway.admin,
+        body.len()
+    );
+    let mut wire = Wire::connect(gateway.admin).await.expect("connect to the admin address");
+    let answer = wire.ask(format!("{head}{body}").as_bytes()).await.expect("an answer");
+    let said = serde_json::from_slice(&answer.body).unwrap_or_default();
+    (answer.head.status, said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_every_node_s_and_leaves_when_its_lease_ends() {
+    let ground = Ground::of(3);
+    let gateways = ground.start_all().await;
+    let worker = |name: &str, lease_ms: u64| {
+        json!({ "name": name, "service": "maps", "url": "http://127.0.0.1:9/mcp",
+                "labels": { "gpu": "yes" }, "capacity": 4, "lease_ms": lease_ms })
+    };
+    let workers = "/api/v1/workers";
+    let (status, kept) = send(&gateways[0], "POST", workers, &worker("kept", 1_000)).await;
+    assert_eq!(status, 200, "{kept}");
+    let (status, lost) = send(&gateways[1], "POST", workers, &worker("lost", 1_000)).await;
+    assert_eq!(status, 200, "{lost}");
+    let seen = api(&gateways[2], workers).await;
+    assert_eq!(seen["workers"][0]["labels"]["gpu"], "yes", "{seen}");
+    // Signs of life may be given anywhere, and one that is missed is told.
+    until("the silent one has left", async || {
+        let (status, said) = send(&gateways[1], "PUT", "/api/v1/workers/kept/beat", &kept).await;
+        assert_eq!(status, 200, "{said}");
+        let seen = api(&gateways[2], workers).await;
+        (seen["workers"].as_array().map(Vec::len) == Some(1)).then_some(())
+    })
+    .await;
+    let (status, said) = send(&gateways[0], "PUT", "/api/v1/workers/lost/beat", &lost).await;
+    let sentence = said["error"].as_str().unwrap_or_default();
+    assert_eq!((status, sentence.contains("register again")), (404, true), "{said}");
+    let metrics = Page::fetch(gateways[2].admin).await;
+    assert_eq!(metrics.sum("shardgate_workers"), Some(1.0));
+    assert!(metrics.sum("shardgate_raft_term").is_some_and(|term| term > 0.0));
+    assert!(metrics.sum("shardgate_raft_sync_duration_seconds_count") > Some(0.0));
+    let (status, said) = send(&gateways[2], "DELETE", "/api/v1/workers/kept", &kept).await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(api(&gateways[0], workers).await["workers"], json!([]));
+    let (status, said) = send(&gateways[0], "POST", workers, &worker("", 1_000)).await;
+    assert_eq!((status, said["error"].is_string()), (409, true), "{said}");
 }
 
 /// A cluster that the command line runs; dropping it stops what still runs.

@@ -52,7 +52,7 @@ pub struct HttpUrl {
 
 impl HttpUrl {
     /// Takes a URL apart. The sentence of a failure never repeats the URL.
-    pub(super) fn parse(text: &str) -> Result<HttpUrl, String> {
+    pub(crate) fn parse(text: &str) -> Result<HttpUrl, String> {
         refuse_by_sight(text)?;
         let uri: http::Uri = text.parse().map_err(|error| format!("is no URL: {error}"))?;
         let scheme = match uri.scheme_str() {

@@ -189,7 +189,10 @@ async fn page() -> impl IntoResponse {
 
 async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     let shards = desk.links.snapshots().await;
+    // A node that is ending has no cluster to count any more.
+    let cluster = desk.place.ask(async |place| place.count()).await.ok().flatten();
     let exposition = Exposition {
+        cluster,
         node: desk.facts.node.clone(),
         version: desk.facts.version,
         upstreams: desk.add_up(&shards),

@@ -7,6 +7,7 @@
 //! - Others see only a [`ShardSnapshot`], which the shard makes when it is asked.
 //! - Memory is fixed when it is made, about 150 KiB per shard; no client can grow it.
 
+mod exposed_cluster;
 mod exposed_upstreams;
 mod label;
 mod latency;
@@ -14,6 +15,7 @@ mod openmetrics;
 mod process;
 mod upstream;
 
+pub use exposed_cluster::ClusterSum;
 pub use label::{
     CallOutcome, Closed, Group, Limit, MeshEvent, Method, ReadingResult, RpcError, SessionEvent,
     SessionFate, Status, StreamEvent,

@@ -11,6 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::exposed_cluster::{ClusterSum, encode_cluster};
 use super::exposed_upstreams::{encode_children, encode_upstreams};
 use super::{
     Closed, Counted, Group, Latency, Limit, MeshEvent, Method, ProcessFacts, RpcError,
@@ -43,6 +44,8 @@ pub struct Exposition {
     pub children: Vec<EndpointCounts>,
     /// By pinned upstream, how many of its tools are withheld because they have changed.
     pub quarantined: Vec<(String, u64)>,
+    /// The cluster as the node sees it; `None` if the node is alone.
+    pub cluster: Option<ClusterSum>,
     /// What the kernel says.
     pub process: ProcessFacts,
 }
@@ -69,6 +72,9 @@ impl Collector for Scrape {
         self.shard_counters(&mut encoder)?;
         self.labelled_counters(&mut encoder)?;
         self.histograms(&mut encoder)?;
+        if let Some(cluster) = &self.0.cluster {
+            encode_cluster(&mut encoder, cluster)?;
+        }
         encode_upstreams(&mut encoder, &self.0.upstreams)?;
         encode_children(&mut encoder, &self.0.children)
     }
@@ -342,6 +348,7 @@ mod tests {
             shards,
             upstreams: Vec::new(),
             children: Vec::new(),
+            cluster: None,
             quarantined: vec![("crm".to_owned(), 2)],
             process: ProcessFacts { cpu_seconds: Some(0.25), ..ProcessFacts::default() },
         }

@@ -1,4 +1,4 @@
-//! The admin API's part that is about the cluster, its nodes, workers and tasks.
+//! The admin API's part that is about the cluster, its nodes and tasks.
 //!
 //! Reads show all that was committed before they were asked, or say that this node can't
 //! tell; with `?stale=true` they show what this node knows. Changes are committed before
@@ -22,9 +22,9 @@ use shardgate_replicate_proto::coordinator::{
 use shardgate_replicate_proto::identity::{NodeId, TaskId};
 
 use super::report::{
-    ClusterReport, NodeReport, TaskReport, TasksReport, VshardReport, VshardsReport, WorkerReport,
+    ClusterReport, NodeReport, TaskReport, TasksReport, VshardReport, VshardsReport,
 };
-use super::{Ending, Place};
+use super::{Ending, Place, workers};
 use crate::control::server::Desk;
 
 /// Tells of the cluster as a whole.
@@ -42,14 +42,14 @@ pub(in crate::control) fn routes() -> Router<Arc<Desk>> {
         .route(NODES_PATH, get(nodes).post(add_node))
         .route("/api/v1/nodes/{id}/{change}", post(change_node))
         .route("/api/v1/vshards", get(vshards))
-        .route("/api/v1/workers", get(workers))
         .route("/api/v1/tasks", get(tasks))
         .route("/api/v1/tasks/{id}", get(task))
+        .merge(workers::routes())
 }
 
 /// An answer that is no success: `{"error": sentence}`.
 #[derive(Debug)]
-struct Refused(StatusCode, String);
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
@@ -63,11 +63,11 @@ impl From<Ending> for Refused {
     }
 }
 
-type Answer<T> = Result<Json<T>, Refused>;
+pub(super) type Answer<T> = Result<Json<T>, Refused>;
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-struct Freshness {
+pub(super) struct Freshness {
     #[serde(default)]
     stale: bool,
 }
@@ -78,7 +78,7 @@ fn alone() -> Refused {
 }
 
 /// Looks at the log, once it is as fresh as is asked for.
-async fn look<T: Send + 'static>(
+pub(super) async fn look<T: Send + 'static>(
     desk: &Desk,
     freshness: Freshness,
     look: impl FnOnce(&Place) -> Result<T, Refused> + Send + 'static,
@@ -125,22 +125,6 @@ async fn vshards(
         Ok(VshardsReport { vshards })
     };
     look(&desk, freshness, vshards).await
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct WorkersReport {
-    workers: Vec<WorkerReport>,
-}
-
-async fn workers(
-    State(desk): State<Arc<Desk>>,
-    Query(freshness): Query<Freshness>,
-) -> Answer<WorkersReport> {
-    let workers = |place: &Place| {
-        let state = place.log.state();
-        Ok(WorkersReport { workers: state.workers().map(WorkerReport::of).collect() })
-    };
-    look(&desk, freshness, workers).await
 }
 
 /// Which tasks are asked for.
@@ -299,7 +283,7 @@ async fn remove_node(desk: &Desk, id: NodeId) -> Answer<Changed> {
     removed.await?.map(Json)
 }
 
-fn not_proposed(error: ProposeError) -> Refused {
+pub(super) fn not_proposed(error: ProposeError) -> Refused {
     let status = match error {
         ProposeError::NotTaken { .. } | ProposeError::Unknown { .. } | ProposeError::Stopped => {
             StatusCode::SERVICE_UNAVAILABLE

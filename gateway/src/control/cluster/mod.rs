@@ -9,8 +9,10 @@
 //! - A node without a cluster has a place too, with a log of its own in memory.
 
 mod api;
+mod counting;
 mod report;
 mod view;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +32,8 @@ use shardgate_replicate_proto::detector::Sensitivity;
 use shardgate_replicate_proto::identity::NodeId;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
+
+use counting::LeaderChanges;
 
 use super::NodeFacts;
 use crate::config::{Cluster, Config};
@@ -154,6 +158,7 @@ fn settings(cluster: &Cluster, node_name: &str, security: Security) -> Settings 
 pub(super) struct Place {
     log: Rc<dyn ControlLog>,
     node: Option<Rc<Node>>,
+    leader_changes: LeaderChanges,
 }
 
 impl Place {
@@ -164,7 +169,11 @@ impl Place {
     ) -> Result<Place, ClusterError> {
         let Some(ClusterSetup { mut settings, listener }) = setup else {
             let cluster = "alone".parse().expect("a cluster's name");
-            return Ok(Place { log: Rc::new(Solo::new(cluster, &facts.node)), node: None });
+            return Ok(Place {
+                log: Rc::new(Solo::new(cluster, &facts.node)),
+                node: None,
+                leader_changes: LeaderChanges::default(),
+            });
         };
         settings.addresses.client =
             facts.listen.first().map(ToString::to_string).unwrap_or_default().into();
@@ -178,7 +187,11 @@ impl Place {
             .await
             .map_err(Box::new)
             .map_err(|source| ClusterError::Start { cluster, id, data_dir, source })?;
-        Ok(Place { log: Rc::new(node.log().clone()), node: Some(node) })
+        Ok(Place {
+            log: Rc::new(node.log().clone()),
+            node: Some(node),
+            leader_changes: LeaderChanges::default(),
+        })
     }
 
     /// The log.
@@ -221,6 +234,7 @@ impl PlaceDoor {
     /// A door to this place. Runs in a `LocalSet`.
     pub(super) fn to(place: Rc<Place>) -> PlaceDoor {
         let (door, questions) = flume::bounded::<Question>(QUESTIONS_WAITING_MAX);
+        spawn_local(Place::watch_leader(Rc::downgrade(&place)));
         spawn_local(async move {
             while let Ok(question) = questions.recv_async().await {
                 question(Rc::clone(&place));
