@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
 use shardgate_proto::mcp::version::{Era, ProtocolVersion};
 
+use super::coordinating::{CoordinatorArguments, NodeArguments};
 use crate::outcome::Stage;
 use crate::plan::{self, BadPlan, CONNECTIONS_PER_ADDRESS, PAYLOAD_BYTES_MAX, RunPlan, Stages};
 use crate::report::files::Outputs;
@@ -53,6 +54,11 @@ pub(super) enum Command {
     /// recovery, churn, many connections. Fails on errors and losses, never for being slow.
     #[command(after_help = EXIT_CODES)]
     Validate(ValidateArguments),
+    /// Measures a cluster's coordinator: its operations, kills of its leader, recovery.
+    Coordinator(Box<CoordinatorArguments>),
+    /// One node of such a cluster, started by `coordinator`.
+    #[command(hide = true)]
+    CoordinatorNode(NodeArguments),
     /// Puts two runs side by side.
     Compare(CompareArguments),
     /// Shows a run that was written by --json, and writes it in other forms.

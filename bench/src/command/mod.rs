@@ -1,6 +1,7 @@
 //! The commands, from their arguments to their exit code.
 
 mod arguments;
+mod coordinating;
 mod validating;
 
 use std::io;
@@ -42,6 +43,8 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => carry_out(arguments.plan(), &arguments.sinks),
         Command::Connections(arguments) => carry_out(arguments.plan(), &arguments.sinks),
         Command::Validate(arguments) => validating::validate(&arguments),
+        Command::Coordinator(arguments) => coordinating::measure(&arguments),
+        Command::CoordinatorNode(arguments) => coordinating::run_node(arguments),
         Command::Compare(arguments) => compare(&arguments),
         Command::Report(arguments) => show(&arguments),
     })

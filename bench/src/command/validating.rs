@@ -235,7 +235,11 @@ fn read(words: Vec<String>) -> Result<Run, String> {
     let run = match arguments.command {
         Command::Run(arguments) => arguments.plan(),
         Command::Connections(arguments) => arguments.plan(),
-        Command::Validate(_) | Command::Compare(_) | Command::Report(_) => {
+        Command::Validate(_)
+        | Command::Coordinator(_)
+        | Command::CoordinatorNode(_)
+        | Command::Compare(_)
+        | Command::Report(_) => {
             return Err("a phase is a run".to_owned());
         }
     };

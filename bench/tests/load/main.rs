@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod against_gateway;
+mod coordinating;
 mod engine;
 mod harness;
 mod validating;

@@ -62,6 +62,8 @@ pub struct Settings {
     pub snapshot_every: u64,
     /// Entries kept behind a snapshot, for followers that are a little late.
     pub entries_kept: u64,
+    /// Commands that travel in one entry, at most [`COMMANDS_PER_ENTRY_MAX`].
+    pub commands_per_entry: usize,
     /// How long a proposal may take.
     pub propose_within: Duration,
     /// How long a read may wait for the leader, and again for the local state.
@@ -79,6 +81,7 @@ impl Default for Settings {
             election_max: Duration::from_millis(600),
             snapshot_every: 20_000,
             entries_kept: 5_000,
+            commands_per_entry: COMMANDS_PER_ENTRY_MAX,
             propose_within: Duration::from_secs(10),
             read_within: Duration::from_secs(5),
             engine: |_| (),

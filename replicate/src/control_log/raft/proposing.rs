@@ -27,7 +27,7 @@ use super::{Inner, RaftLog, not_leader};
 use crate::control_log::ProposeError;
 use crate::peers::{Kind, Peers};
 
-/// Commands of one entry.
+/// Commands of one entry; settings can only lower it.
 pub const COMMANDS_PER_ENTRY_MAX: usize = 4_096;
 
 /// Bytes of one entry's commands, after which no more are added.
@@ -164,12 +164,13 @@ pub(super) async fn run<RT: AsyncRuntime, P: Peers>(
         if permits.recv().await.is_none() {
             return;
         }
+        let Some(inner) = log.upgrade() else { return };
+        let commands_max = inner.settings.commands_per_entry.min(COMMANDS_PER_ENTRY_MAX);
         let mut batch = Gathered::new(first);
-        while batch.has_room() {
+        while batch.has_room(commands_max) {
             let Ok(next) = queued.try_recv() else { break };
             batch.add(next);
         }
-        let Some(inner) = log.upgrade() else { return };
         let permit = permit.clone();
         drop(LogTypes::<RT>::spawn(async move {
             carry(RaftLog { inner }, batch).await;
@@ -199,8 +200,8 @@ impl<RT: AsyncRuntime> Gathered<RT> {
         self.callers.push(caller);
     }
 
-    fn has_room(&self) -> bool {
-        self.commands < COMMANDS_PER_ENTRY_MAX && self.bytes < ENTRY_BYTES_MAX
+    fn has_room(&self, commands_max: usize) -> bool {
+        self.commands < commands_max && self.bytes < ENTRY_BYTES_MAX
     }
 
     fn all(&self) -> Encoded {
