@@ -1,3 +1,5 @@
+//! The rules of suspicion, case by case and under random histories.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Plans for single cases, and what holds of plans over random histories of nodes.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
